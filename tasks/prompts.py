@@ -1,0 +1,127 @@
+"""From a task's documents to lm-eval's requests: exactly those of `lm_eval --samples`, built once.
+
+lm-eval draws few-shot examples from one random stream per task, seeded afresh for each run, so a document's
+prompt depends on which documents are asked before it. Each set is therefore built as a run of its own: its
+documents in ascending order after `set_fewshot_seed(1234)`, which is what stock lm-eval does with the same
+ids.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jinja2
+from lm_eval.api.instance import Instance
+from lm_eval.api.task import ConfigurableTask
+from lm_eval.defaults import DEFAULT_OTHER_SEED
+
+from tasks.documents import Document
+from tasks.errors import TaskError
+from tasks.spec import PromptSettings
+
+
+@dataclass(frozen=True)
+class DocumentRequests:
+    """One document with what the model is asked about it, in the order of lm-eval's `idx`."""
+
+    id: int
+    document: Document
+    instances: tuple[Instance, ...]
+
+
+def build_requests(
+    task: ConfigurableTask,
+    documents: Sequence[Document],
+    ids: Sequence[int],
+    *,
+    prompt: PromptSettings,
+    tokenizer: Any,
+) -> tuple[DocumentRequests, ...]:
+    """The requests of the documents with these ids (ascending), as stock lm-eval makes them.
+
+    Raises TaskError when a chat template is asked for and the tokenizer has none, or when the task's own
+    templates fail on a document.
+    """
+    name = task.config.task
+    template = chat_template(tokenizer) if prompt.apply_chat_template else None
+    task.set_fewshot_seed(seed=DEFAULT_OTHER_SEED)
+    built = []
+    for identity in ids:
+        document = documents[identity]
+        try:
+            context = task.fewshot_context(
+                document,
+                num_fewshot=task.config.num_fewshot or 0,
+                system_instruction=prompt.system_instruction,
+                apply_chat_template=prompt.apply_chat_template,
+                fewshot_as_multiturn=prompt.fewshot_as_multiturn,
+                chat_template=template,
+                gen_prefix=task.doc_to_prefix(document),
+            )
+            made = task.construct_requests(
+                doc=document,
+                ctx=context,
+                metadata=(name, identity, task.config.repeats),
+                apply_chat_template=prompt.apply_chat_template,
+                chat_template=template,
+            )
+        except Exception as error:  # templates and functions of the task's file: anything can come out
+            cause = str(error).strip().partition("\n")[0]
+            raise TaskError(
+                f"task {name!r}: document {identity} cannot be put as a prompt "
+                f"({type(error).__name__}: {cause}); see the task's doc_to_text, doc_to_target, doc_to_choice"
+            ) from error
+        instances = made if isinstance(made, list) else [made]
+        built.append(
+            DocumentRequests(identity, document, tuple(sorted(instances, key=lambda each: each.idx)))
+        )
+    return tuple(built)
+
+
+def chat_template(tokenizer: Any) -> Callable[..., str]:
+    """lm-eval's `HFLM.apply_chat_template` for a tokenizer without a model.
+
+    A template that refuses the system's role is given the messages without it, as lm-eval does.
+    """
+    if not getattr(tokenizer, "chat_template", None):
+        raise TaskError("apply_chat_template: the tokenizer has no chat template; set it to false")
+
+    def render(messages: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
+        keywords = {
+            "tokenize": False,
+            "add_generation_prompt": add_generation_prompt,
+            "continue_final_message": not add_generation_prompt,
+        }
+        try:
+            return str(tokenizer.apply_chat_template(messages, **keywords))
+        except jinja2.exceptions.TemplateError:
+            without = [message for message in messages if message["role"] != "system"]
+            return str(tokenizer.apply_chat_template(without, **keywords))
+
+    return render
+
+
+def remember_templates(task: ConfigurableTask, documents: Sequence[Document]) -> None:
+    """Make the task render each document's choices, target and text once.
+
+    `process_results` renders them again for every candidate, and Jinja is most of what scoring costs
+    outside of the model. Keys are the identities of `documents`, which must live as long as the task does.
+    """
+    held = {id(document) for document in documents}
+
+    def remembered(method: Callable[..., Any]) -> Callable[..., Any]:
+        seen: dict[int, Any] = {}
+
+        def call(document: Mapping[str, Any], override: Any = None) -> Any:
+            if override is not None or id(document) not in held:
+                return method(document, override)
+            if id(document) not in seen:
+                seen[id(document)] = method(document)
+            return seen[id(document)]
+
+        return call
+
+    for name in ("doc_to_text", "doc_to_target", "doc_to_choice"):
+        setattr(task, name, remembered(getattr(task, name)))

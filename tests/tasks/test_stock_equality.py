@@ -1,0 +1,128 @@
+"""Our per-document values are stock lm-eval's, bit for bit: same ids, same batch size, float32."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from lm_eval import simple_evaluate
+from lm_eval.models.huggingface import HFLM
+from lm_eval.tasks import TaskManager
+
+from tasks.prepared import prepare
+from tasks.score import Scorer
+from tasks.spec import PromptSettings, Sizes, TaskSpec
+
+SIZES = Sizes(search=30, selection=10, report=20)
+SPECS = {
+    "pick": TaskSpec("pick", "acc"),
+    "pick_norm": TaskSpec("pick", "acc_norm,none"),
+    "pick_shots": TaskSpec("pick_shots", "acc"),
+    "write": TaskSpec("write", "exact_match,first-letter"),
+    "write_shots": TaskSpec("write_shots", "exact_match,first-letter"),
+    "write_more": TaskSpec("write_shots", "exact_match,first-letter", num_fewshot=3),
+}
+
+
+def stock(
+    spec: TaskSpec, ids: tuple[int, ...], folder: Path, model: Any, tokenizer: Any, prompt: PromptSettings
+) -> dict[int, tuple[float, Any, Any]]:
+    """Document id -> (value, prompts, raw answers) of simple_evaluate."""
+    results = simple_evaluate(
+        model=HFLM(pretrained=model, tokenizer=tokenizer, batch_size=8),
+        tasks=[spec.task],
+        task_manager=TaskManager(include_path=str(folder), include_defaults=False),
+        samples={spec.task: list(ids)},
+        num_fewshot=spec.num_fewshot,
+        bootstrap_iters=0,
+        log_samples=True,
+        apply_chat_template=prompt.apply_chat_template,
+        system_instruction=prompt.system_instruction,
+        fewshot_as_multiturn=prompt.fewshot_as_multiturn,
+    )
+    assert results is not None
+    metric, _, chosen = spec.metric.partition(",")
+    return {
+        sample["doc_id"]: (sample[metric], sample["arguments"], sample["resps"])
+        for sample in results["samples"][spec.task]
+        if sample["filter"] == (chosen or "none")
+    }
+
+
+def ours(scorer: Scorer, task: str) -> dict[int, tuple[float, Any, Any]]:
+    score = scorer.score("search")
+    return {
+        each.id: (
+            score.values[task][each.id],
+            [instance.args for instance in each.instances],
+            [instance.resps for instance in each.instances],
+        )
+        for each in scorer.prepared.requests("search")[task]
+    }
+
+
+@pytest.mark.parametrize("prompt", [
+    PromptSettings(),
+    PromptSettings(apply_chat_template=True, system_instruction="answer", fewshot_as_multiturn=True),
+    PromptSettings(apply_chat_template=True, fewshot_as_multiturn=False),
+], ids=["plain", "chat", "single_turn"])  # fmt: skip
+@pytest.mark.parametrize("name", SPECS)
+def test_values_prompts_and_answers_equal_stock(
+    name: str,
+    prompt: PromptSettings,
+    folder: Path,
+    model: Any,
+    tokenizer: Any,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    spec = SPECS[name]
+    prepared = prepare(
+        [spec],
+        include=[folder],
+        sizes=SIZES,
+        seed=3,
+        tokenizer=tokenizer,
+        prompt=prompt,
+        allow_benchmarks=False,
+    )
+    scorer = Scorer(prepared, model, tokenizer, batch_size=8)
+    first = ours(scorer, spec.task)
+    monkeypatch.chdir(folder)  # stock finds the data only from here
+    expected = stock(spec, prepared.documents[spec.task].search, folder, model, tokenizer, prompt)
+    assert first == expected
+    assert ours(scorer, spec.task) == expected, "a second candidate is scored as the first one was"
+    assert len({value for value, _, _ in expected.values()}) == 2, "the check would be empty"
+
+
+def test_tasks_together_equal_stock_together(
+    folder: Path, model: Any, tokenizer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    specs = [SPECS[name] for name in ("pick", "pick_shots", "write", "write_shots")]
+    prepared = prepare(
+        specs, include=[folder], sizes=SIZES, seed=3, tokenizer=tokenizer, prompt=PromptSettings(),
+        allow_benchmarks=False,
+    )  # fmt: skip
+    score = Scorer(prepared, model, tokenizer, batch_size=8).score("report")
+    monkeypatch.chdir(folder)
+    results = simple_evaluate(
+        model=HFLM(pretrained=model, tokenizer=tokenizer, batch_size=8),
+        tasks=[spec.task for spec in specs],
+        task_manager=TaskManager(include_path=str(folder), include_defaults=False),
+        samples={spec.task: list(prepared.documents[spec.task].report) for spec in specs},
+        bootstrap_iters=0,
+    )
+    assert results is not None
+    for spec in specs:
+        metric, _, chosen = spec.metric.partition(",")
+        assert score.metrics[spec.task] == results["results"][spec.task][f"{metric},{chosen or 'none'}"]
+        records = {
+            sample["doc_id"]: (sample[metric], sample["resps"])
+            for sample in results["samples"][spec.task]
+            if sample["filter"] == (chosen or "none")
+        }
+        got = {
+            each.id: (score.values[spec.task][each.id], [instance.resps for instance in each.instances])
+            for each in prepared.requests("report")[spec.task]
+        }
+        assert got == records
