@@ -1,0 +1,1 @@
+"""The search: command line, loop, optimizers, workers, storage, selection and reports."""

@@ -1,0 +1,37 @@
+"""Files that are whole or absent: written beside their place and moved into it."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from evolve.errors import RunError
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replace `path` by `text` in one step, on disk when it returns. Raises RunError."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        try:
+            with os.fdopen(handle, "w", encoding="utf-8") as file:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+            os.chmod(name, 0o644)
+            os.replace(name, path)
+        except BaseException:
+            Path(name).unlink(missing_ok=True)
+            raise
+    except OSError as error:
+        raise RunError(
+            f"{path}: cannot be written ({error.strerror or error}); "
+            "free disk space or make the folder writable, then run the same command again"
+        ) from error
+
+
+def write_json(path: Path, data: Any) -> None:
+    write_text(path, json.dumps(data, indent=2, ensure_ascii=False) + "\n")

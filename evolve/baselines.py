@@ -1,0 +1,51 @@
+"""What a search has to beat: the base, every source, and plain merges with their usual settings."""
+
+from __future__ import annotations
+
+from engine.methods import METHODS
+from engine.recipe import Recipe
+from search_spaces.assemble import labels
+from search_spaces.depth import Family
+
+TASK_ARITHMETIC_WEIGHT = 0.3  # Ilharco et al. 2023, "Editing models with task arithmetic", for many tasks
+TIES_DENSITY = 0.2  # Yadav et al. 2023, "TIES-Merging": keep the top 20 %, weight 1, when nothing can be tuned
+
+
+def model_recipes(family: Family) -> dict[str, Recipe]:
+    """The base and the sources as they are, by their labels."""
+    names = labels(family.models)
+    return {
+        ("base" if model == family.base else names[model]): Recipe.model_validate(
+            {
+                "merge_method": "passthrough",
+                "models": [{"model": model}],
+                # An adapter's weights are float32 sums; they are shipped as the base is.
+                **({"out_dtype": family.out_dtype} if "+" in model else {}),
+            }
+        )
+        for model in family.models
+    }
+
+
+def plain_merges(family: Family) -> dict[str, Recipe]:
+    """Uniform average of the sources, task arithmetic and TIES as published, untuned."""
+    dtypes = {"dtype": "float32", "out_dtype": family.out_dtype}
+
+    def merge(method: str, base: bool, **own: float) -> Recipe:
+        models = [{"model": model, "parameters": own} for model in family.sources]
+        return Recipe.model_validate(
+            {
+                "merge_method": METHODS[method].name,
+                **({"base_model": family.base} if base else {}),
+                "models": [*([{"model": family.base}] if base else []), *models],
+                **dtypes,
+            }
+        )
+
+    return {
+        "uniform average": merge("linear", False, weight=1.0),
+        f"task arithmetic, weight {TASK_ARITHMETIC_WEIGHT}": merge(
+            "task_arithmetic", True, weight=TASK_ARITHMETIC_WEIGHT
+        ),
+        f"TIES, density {TIES_DENSITY}": merge("ties", True, weight=1.0, density=TIES_DENSITY),
+    }

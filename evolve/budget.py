@@ -1,0 +1,40 @@
+"""The budget of a search: trials, hours and scored documents, whichever ends first."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Any
+
+from evolve.config import Search
+from evolve.trial import Trial
+
+
+@dataclass(frozen=True)
+class Budget:
+    trials: int
+    hours: float | None
+    documents: int | None
+    used_seconds: float  # by earlier starts of this run
+    started: float
+
+    @classmethod
+    def of(cls, search: Search, trials: Collection[Trial], starts: Collection[dict[str, Any]]) -> Budget:
+        """`starts` are the ledger's start events: an earlier start lasted until the last trial it finished."""
+        marks = sorted(event["at"] for event in starts)
+        ends = [*marks[1:], time.time()]
+        used = 0.0
+        for start, end in zip(marks, ends, strict=True):
+            finished = [trial.finished for trial in trials if start <= trial.finished < end]
+            used += max(finished, default=start) - start
+        return cls(search.trials, search.hours, search.documents, used, time.time())
+
+    def left(self, trials: Collection[Trial]) -> int:
+        """How many more candidates may be evaluated now."""
+        hours = (self.used_seconds + time.time() - self.started) / 3600
+        if self.hours is not None and hours >= self.hours:
+            return 0
+        if self.documents is not None and sum(trial.documents for trial in trials) >= self.documents:
+            return 0
+        return max(0, self.trials - len(trials))

@@ -1,0 +1,111 @@
+"""The command line. Every subcommand imports what it needs in its body, so that `evolve --help` is instant.
+
+Exit codes: 0 done; 2 the user can put it right (one message, no traceback); 1 a defect of ours (traceback);
+130 interrupted (state is safe, the message says how to go on).
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+app = typer.Typer(
+    name="evolve",
+    help="Finds the best way to merge fine-tuned language models, and proves it on documents the search never saw.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+
+SearchFile = Annotated[Path, typer.Argument(help="a search.yaml; see `evolve show config`")]
+RunFolder = Annotated[Path, typer.Argument(help="a run's folder, such as results/demo")]
+
+
+@app.command()
+def run(search: SearchFile) -> None:
+    """Search, or go on where an earlier start stopped; ends with best.yaml, checkpoint/ and report.md."""
+    command("evolve.run").run(search)
+
+
+@app.command()
+def check(
+    search: SearchFile,
+    time: Annotated[bool, typer.Option(help="score the base once to tell the time of a candidate")] = True,
+) -> None:
+    """Find everything that can be known before the first trial; merges nothing."""
+    command("evolve.check").check(search, time)
+
+
+@app.command()
+def merge(
+    recipe: Annotated[Path, typer.Argument(help="a recipe in mergekit's YAML dialect")],
+    out: Annotated[Path, typer.Argument(help="the folder of the merged checkpoint")],
+    device: Annotated[str, typer.Option(help="where to compute: cpu, cuda, cuda:1 ...")] = "cpu",
+    seed: Annotated[int | None, typer.Option(help="of random methods; else the recipe's, else 0")] = None,
+) -> None:
+    """Make one merge, as mergekit-yaml does it."""
+    command("evolve.merging").merge(recipe, out, device, seed)
+
+
+@app.command()
+def status(folder: RunFolder) -> None:
+    """Say where a run stands."""
+    command("evolve.status").status(folder)
+
+
+@app.command()
+def report(folder: RunFolder) -> None:
+    """Write a finished run's report.md and trials.csv again."""
+    command("evolve.reporting").report(folder)
+
+
+@app.command()
+def show(
+    what: Annotated[str, typer.Argument(help="methods, spaces, optimizers, tasks or config")],
+    include: Annotated[list[Path] | None, typer.Option(help="with tasks: folders of your own tasks")] = None,
+) -> None:
+    """List what there is: merge methods, search spaces, optimizers, tasks, or the keys of search.yaml."""
+    command("evolve.show").show(what, include or [])
+
+
+def command(module: str) -> Any:
+    """The module of a subcommand, imported once the process's surroundings are set."""
+    from evolve.environment import limit_threads, quiet
+
+    limit_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
+    quiet()
+    return importlib.import_module(module)
+
+
+def main() -> None:
+    """The entry point: errors of users become one message and exit code 2."""
+    try:
+        app()
+    except KeyboardInterrupt:
+        stop("\ninterrupted; what is finished is recorded: the same command goes on from there", 130)
+    except Exception as error:
+        if not is_users(error):
+            raise
+        stop(f"error: {error}", 2)
+
+
+def is_users(error: Exception) -> bool:
+    """Whether the error is one of those that a user can put right (the tree in evolve/errors.py)."""
+    roots = {
+        "evolve.errors": "EvolveError",
+        "engine.errors": "EngineError",
+        "tasks.errors": "TaskError",
+    }
+    classes = [getattr(sys.modules[module], name) for module, name in roots.items() if module in sys.modules]
+    return isinstance(error, tuple(classes))
+
+
+def stop(message: str, code: int) -> None:
+    print(message, file=sys.stderr)
+    sys.exit(code)

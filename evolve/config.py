@@ -1,0 +1,248 @@
+"""search.yaml as a value: validated whole, frozen, with every problem reported at once."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+
+from evolve.errors import ConfigError
+
+BUDGET_KEYS = ("search.trials", "search.hours", "search.documents")  # with `run.*`: may change at any start
+
+
+class Section(BaseModel):
+    """Frozen; unknown keys are refused; numbers and texts are not turned into each other."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class Models(Section):
+    base: str = Field(description="the common base: a folder, a Hub id, id@revision, or model+adapter (LoRA)")
+    sources: tuple[str, ...] = Field(min_length=1, strict=False, description="fine-tunes of the base")
+
+    @model_validator(mode="after")
+    def distinct(self) -> Models:
+        seen = [self.base, *self.sources]
+        for model in self.sources:
+            if seen.count(model) > 1:
+                raise ValueError(f"{model} is named twice; name every model once")
+        return self
+
+
+class Interval(Section):
+    low: float
+    high: float
+
+    @model_validator(mode="after")
+    def ordered(self) -> Interval:
+        if not self.low < self.high:
+            raise ValueError(f"low must lie below high, got low {self.low} and high {self.high}")
+        return self
+
+
+class Smooth(Section):
+    smooth: int = Field(ge=2, description="knots over depth, interpolated in between")
+
+
+Scalar = bool | float | str
+
+
+def kind(value: Any) -> str:
+    """Which form of a union was meant, so that a mistake gives one message and not one per form."""
+    if isinstance(value, dict):
+        return "<range>"
+    if isinstance(value, list):
+        return "<choices>"
+    return "<count>" if isinstance(value, int | float) and not isinstance(value, bool) else "<name>"
+
+
+Bounds = Annotated[
+    Annotated[Interval, Tag("<range>")]
+    | Annotated[list[Scalar], Tag("<choices>")]
+    | Annotated[float, Tag("<count>")]
+    | Annotated[bool | str, Tag("<name>")],
+    Discriminator(lambda value: "<range>" if isinstance(value, Interval) else kind(value)),
+]
+Layers = Annotated[
+    Annotated[Annotated[int, Field(ge=1)], Tag("<count>")]
+    | Annotated[Literal["per_layer"], Tag("<name>")]
+    | Annotated[Smooth, Tag("<range>")],
+    Discriminator(lambda value: "<range>" if isinstance(value, Smooth) else kind(value)),
+]
+
+
+class Space(Section):
+    method: tuple[str, ...] = Field(("ties",), description="a merge method, or a list: the method is a gene then")
+    layers: Layers = Field(1, description="blocks of layers with genes of their own; or per_layer, or {smooth: knots}")
+    modules: tuple[str, ...] = Field(
+        (), strict=False, description="module groups with genes of their own, by part of a tensor's name"
+    )
+    parameters: dict[str, Bounds] = Field(
+        {}, description="narrower bounds {low, high}, values to choose from [..], or a fixed value"
+    )
+    out_dtype: Literal["float32", "bfloat16", "float16"] | None = Field(
+        None, description="of the merged checkpoint; null: as the base"
+    )
+
+    @field_validator("method", mode="before")
+    @classmethod
+    def one_or_many(cls, value: Any) -> Any:
+        return (value,) if isinstance(value, str) else tuple(value) if isinstance(value, list) else value
+
+    @field_validator("method")
+    @classmethod
+    def some_method(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if not value or len(set(value)) < len(value):
+            raise ValueError("name at least one method, each once")
+        return value
+
+
+class Task(Section):
+    task: str = Field(description="an lm-eval task of `include`, or of lm-eval's own")
+    metric: str = Field(description="as lm-eval names it: acc, exact_match, exact_match,strict-match ...")
+    weight: float = Field(1.0, gt=0, description="in the objective: the weighted mean over the tasks")
+    num_fewshot: int | None = Field(None, ge=0, description="null: as the task says")
+
+
+class Documents(Section):
+    search: int = Field(100, ge=2, description="per task: what candidates are scored on")
+    selection: int = Field(200, ge=2, description="per task: decides between the finalists")
+    report: int = Field(400, ge=2, description="per task: opened once, at the end")
+
+
+class Score(Section):
+    tasks: tuple[Task, ...] = Field(min_length=1, strict=False)
+    include: tuple[str, ...] = Field((), strict=False, description="folders with lm-eval tasks of your own")
+    documents: Documents = Documents()
+    objective: Literal["metric"] = Field("metric", description="what the search maximises")
+    dtype: Literal["float32", "bfloat16", "float16"] | None = Field(
+        None, description="of the scored model; null: as the base"
+    )
+    batch_size: int = Field(32, ge=1, description="documents in one forward pass")
+    max_length: int | None = Field(None, ge=1, description="tokens; null: as the model says")
+    apply_chat_template: bool = False
+    fewshot_as_multiturn: bool = True
+    system_instruction: str | None = None
+    allow_benchmarks: bool = Field(False, description="search on public benchmarks, which the report then says")
+
+    @model_validator(mode="after")
+    def distinct(self) -> Score:
+        names = [task.task for task in self.tasks]
+        for name in names:
+            if names.count(name) > 1:
+                raise ValueError(f"task {name} is named twice; name every task once")
+        return self
+
+
+class Search(Section):
+    optimizer: str = Field("cma", description="see `evolve show optimizers`")
+    trials: int = Field(200, ge=1, description="the budget in candidates")
+    hours: float | None = Field(None, gt=0, description="the budget in hours of searching; null: no bound")
+    documents: int | None = Field(None, ge=1, description="the budget in scored documents; null: no bound")
+    population: int | None = Field(None, ge=2, description="candidates a generation; null: chosen, and recorded")
+    finalists: int = Field(6, ge=1, description="candidates compared again on the selection documents")
+
+
+class Run(Section):
+    workers: Annotated[
+        Annotated[Annotated[int, Field(ge=1)], Tag("<count>")] | Annotated[Literal["auto"], Tag("<name>")],
+        Discriminator(kind),
+    ] = Field("auto", description="auto: one a GPU, else by cores and memory")
+    address: str = Field("local", description="or a Ray address: auto, host:6379, ray://host:10001")
+    output: str = Field("results", description="where results/<name>/ stands")
+    storage: str | None = Field(None, description="a database URL; null: results/<name>/study.db")
+    trust_remote_code: bool = Field(False, description="run model code that a checkpoint brings along")
+
+
+class SearchConfig(Section):
+    name: str = Field(description="a run lives in <output>/<name>/")
+    seed: int = Field(0, ge=0)
+    models: Models
+    space: Space = Space()
+    score: Score
+    search: Search = Search()
+    run: Run = Run()
+
+    @field_validator("name")
+    @classmethod
+    def plain(cls, value: str) -> str:
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", value):
+            raise ValueError(f"must be letters, digits, dots, dashes and underscores, got {value!r}")
+        return value
+
+    @property
+    def folder(self) -> Path:
+        return Path(self.run.output) / self.name
+
+
+def load_config(path: Path) -> SearchConfig:
+    """The validated search.yaml at `path`. Raises ConfigError that lists all problems, one a line."""
+    try:
+        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: there is no such file; give the path of a search.yaml") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: cannot be read ({error}); give the path of a search.yaml") from None
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path}: is not valid YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(data, dict):
+        raise ConfigError(f"{path}: holds {type(data).__name__}, not keys and values; see `evolve show config`")
+    try:
+        return SearchConfig.model_validate(data)
+    except ValidationError as error:
+        # A list whose items are all wrong counts as too short as well: one message is enough.
+        found = [item for item in error.errors() if item["type"] != "too_short" or not item["input"]]
+        problems = dict.fromkeys(describe(problem) for problem in found)
+        raise ConfigError("\n".join(f"{path}: {problem}" for problem in problems)) from None
+
+
+def describe(problem: Any) -> str:
+    """One of pydantic's findings as `where: what, with the value; what to do`."""
+    keys = [part for part in problem["loc"] if not is_branch(part)]
+    where = "".join(f"[{key}]" if isinstance(key, int) else f".{key}" for key in keys).lstrip(".") or "search.yaml"
+    if problem["type"] == "extra_forbidden":
+        known = known_keys(tuple(keys[:-1]))
+        near = difflib.get_close_matches(str(keys[-1]), known, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"known here: {', '.join(known)}"
+        return f"{where}: unknown key; {hint}"
+    if problem["type"] == "missing":
+        return f"{where}: is missing; see `evolve show config`"
+    message = str(problem["msg"]).removeprefix("Value error, ")
+    shown = "" if problem["type"] == "value_error" else f", got {problem['input']!r:.80}"
+    return f"{where}: {message[0].lower()}{message[1:]}{shown}"
+
+
+def is_branch(part: Any) -> bool:
+    """Whether a part of a location is the name of a union's branch, not a key."""
+    return isinstance(part, str) and (part.startswith("<") or part in ("bool", "float", "str"))
+
+
+def known_keys(keys: tuple[Any, ...]) -> list[str]:
+    """The keys that the section at `keys` takes."""
+    section: Any = SearchConfig
+    for key in keys:
+        if isinstance(key, str) and hasattr(section, "model_fields") and key in section.model_fields:
+            section = section_type(section.model_fields[key].annotation)
+    return list(getattr(section, "model_fields", {}))
+
+
+def section_type(annotation: Any) -> Any:
+    """The section inside an annotation such as `tuple[Task, ...]` or `int | Smooth`."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    inner = [section_type(part) for part in getattr(annotation, "__args__", ())]
+    return next((part for part in inner if part is not None), None)

@@ -1,0 +1,68 @@
+"""What a worker does: merge a recipe into the resident model, or load a checkpoint, and score it."""
+
+from __future__ import annotations
+
+import gc
+import time
+from pathlib import Path
+
+import torch
+
+from engine.errors import EngineError
+from engine.plan import plan
+from evolve.config import SearchConfig
+from evolve.resident import NonFiniteWeights, Resident
+from evolve.setting import DTYPES, Setting
+from evolve.trial import Evaluation, Failure, Job, Outcome
+from tasks.errors import NotFinite
+from tasks.score import Scorer
+
+
+class Evaluator:
+    """Everything is prepared once: models mapped, module built, requests tokenised."""
+
+    def __init__(self, config: SearchConfig, *, device: str = "cpu", threads: int | None = None) -> None:
+        if threads:
+            torch.set_num_threads(threads)
+        self._setting = Setting(config)
+        self._device = device
+        self._resident = Resident(
+            self._setting.base,
+            dtype=DTYPES[self._setting.score_dtype],
+            device=device,
+            trust_remote_code=config.run.trust_remote_code,
+        )
+        self._scorer = self._scorer_of(self._resident.module)
+
+    def evaluate(self, job: Job) -> Evaluation:
+        """The outcome of a job. What a candidate does wrong is a Failure; other errors are raised."""
+        start = time.perf_counter()
+        outcome: Outcome
+        try:
+            module = self._module(job)
+            merged = time.perf_counter()
+            scorer = self._scorer if module is self._resident.module else self._scorer_of(module)
+            outcome = scorer.score(job.documents)
+            seconds = {"merge": merged - start, **outcome.seconds}
+        except (NonFiniteWeights, NotFinite) as error:
+            return Evaluation(Failure("not finite", str(error)), {"merge": time.perf_counter() - start})
+        except EngineError as error:
+            return Evaluation(Failure("merge", str(error)), {"merge": time.perf_counter() - start})
+        except (MemoryError, torch.OutOfMemoryError) as error:
+            gc.collect()
+            return Evaluation(Failure("memory", str(error)), {})
+        return Evaluation(outcome, seconds | {"total": time.perf_counter() - start})
+
+    def _module(self, job: Job) -> torch.nn.Module:
+        if job.recipe is not None:
+            return self._resident.merged(plan(job.recipe, self._setting.checkpoints))
+        return self._resident.load_folder(Path(str(job.folder)))
+
+    def _scorer_of(self, module: torch.nn.Module) -> Scorer:
+        return Scorer(
+            self._setting.prepared,
+            module,
+            self._resident.tokenizer,
+            batch_size=self._setting.config.score.batch_size,
+            device=self._device,
+        )

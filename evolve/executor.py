@@ -1,0 +1,43 @@
+"""Who evaluates jobs: this process, or workers of a Ray cluster. The results do not depend on it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Protocol
+
+from evolve.evaluator import Evaluator
+from evolve.trial import Evaluation, Failure, Job
+
+ATTEMPTS = 2  # a job whose worker raises or dies is tried once more, then it is a recorded failure
+
+
+class Executor(Protocol):
+    """`run` yields each job with what came of it, as they finish, in any order."""
+
+    def run(self, jobs: Sequence[Job]) -> Iterator[tuple[Job, Evaluation]]: ...
+
+    def close(self) -> None: ...
+
+
+class InProcess:
+    """One worker, in this process: no Ray."""
+
+    def __init__(self, evaluator: Evaluator) -> None:
+        self._evaluator = evaluator
+
+    def run(self, jobs: Sequence[Job]) -> Iterator[tuple[Job, Evaluation]]:
+        for job in jobs:
+            yield job, attempt(self._evaluator, job)
+
+    def close(self) -> None:
+        """Nothing to release."""
+
+
+def attempt(evaluator: Evaluator, job: Job) -> Evaluation:
+    """The evaluation, with a second try where the first one raised."""
+    for _ in range(ATTEMPTS):
+        try:
+            return evaluator.evaluate(job)
+        except Exception as error:
+            failure = Failure("error", f"{type(error).__name__}: {' '.join(str(error).split())[:500]}")
+    return Evaluation(failure)

@@ -1,0 +1,96 @@
+"""What keeps a run's folder and ledger to one configuration and one driver."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from evolve.atomic import write_text
+from evolve.config import BUDGET_KEYS, SearchConfig
+from evolve.errors import RunError
+from evolve.lease import Holder, Lease
+from evolve.ledger import Ledger
+
+
+def storage_url(config: SearchConfig) -> str:
+    return config.run.storage or f"sqlite:///{config.folder / 'study.db'}"
+
+
+@contextmanager
+def sole_driver(config: SearchConfig) -> Iterator[tuple[Ledger, Lease]]:
+    """The run's folder, ledger and lease, all held by this process alone. Raises RunError."""
+    folder = config.folder
+    with ExitStack() as stack:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            write_text(folder / ".writable", "")
+            (folder / ".writable").unlink()
+            stack.enter_context(FileLock(folder / ".lock", timeout=0))
+        except Timeout:
+            raise RunError(
+                f"{folder}: another run is at work in this folder; wait for it, stop it, or choose another name"
+            ) from None
+        except OSError as error:
+            raise RunError(
+                f"run.output ({folder}): cannot be written ({error.strerror or error}); "
+                "make it writable or name another folder"
+            ) from None
+        ledger = Ledger(storage_url(config), config.name)
+        yield ledger, stack.enter_context(Lease(storage_url(config), config.name))
+
+
+def holder_of(config: SearchConfig) -> Holder | None:
+    """Who drives the run now, for all that its lease tells."""
+    return Lease(storage_url(config), config.name).living()
+
+
+def guard(ledger: Ledger, config: SearchConfig, identity: dict[str, str]) -> bool:
+    """Refuse a ledger that another configuration wrote. Returns whether the run is a new one.
+
+    `identity` are digests that the text of the configuration does not show: of the models' contents and of the
+    documents as asked.
+    """
+    current = {**flat(config.model_dump(mode="json")), **identity}
+    recorded = ledger.attribute("configuration")
+    if recorded is None:
+        ledger.set_attribute("configuration", current)
+        return True
+    free = {key for key in {*current, *recorded} if key.startswith("run.") or key in BUDGET_KEYS}
+    differing = [
+        f"{key} (was {recorded.get(key)!r}, is {current.get(key)!r})"
+        for key in dict.fromkeys([*recorded, *current])
+        if key not in free and recorded.get(key) != current.get(key)
+    ]
+    if differing:
+        raise RunError(
+            f"{config.name}: this run was begun with another configuration: {'; '.join(differing)}; "
+            "put these back, or choose another name for a new run"
+        )
+    return False
+
+
+def flat(node: Any, prefix: str = "") -> dict[str, Any]:
+    """A nested mapping as dotted keys; lists stay whole."""
+    result: dict[str, Any] = {}
+    for key, value in node.items():
+        if isinstance(value, dict) and value:
+            result.update(flat(value, f"{prefix}{key}."))
+        else:
+            result[f"{prefix}{key}"] = value
+    return result
+
+
+def resolved(config: SearchConfig, population: int) -> SearchConfig:
+    """The configuration with what was chosen for the user written down."""
+    return config.model_copy(update={"search": config.search.model_copy(update={"population": population})})
+
+
+def folder_of(folder: Path) -> Path:
+    """The run's folder, checked: RunError where no run was ever begun."""
+    if not (folder / "search.yaml").is_file():
+        raise RunError(f"{folder}: no run was begun here (it has no search.yaml); give a folder such as results/demo")
+    return folder

@@ -1,0 +1,24 @@
+"""`evolve merge`: one recipe, one checkpoint."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from engine.recipe import Recipe
+from engine.write import merge_to_folder
+from evolve.errors import ConfigError
+from evolve.progress import ProgressLog
+
+
+def merge(path: Path, out: Path, device: str, seed: int | None) -> None:
+    """Merge the recipe at `path` into the folder `out`."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: cannot be read ({error}); give the path of a recipe in YAML") from None
+    recipe = Recipe.from_yaml(text, where=str(path))
+    if seed is not None:
+        recipe = recipe.model_copy(update={"seed": seed})
+    with ProgressLog() as log:
+        plan = merge_to_folder(recipe, out, device=device, progress=log.tensors)
+    print(f"wrote {out}: {len(plan.jobs)} tensors, {plan.write_bytes / 2**20:.1f} MiB")

@@ -1,0 +1,79 @@
+"""Everything that can be known before the first trial, checked before any long work starts."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from engine.checkpoint import nonfinite
+from engine.plan import Plan, plan
+from evolve.baselines import plain_merges
+from evolve.config import SearchConfig
+from evolve.errors import ModelError, RunError
+from evolve.setting import Setting
+from evolve.workers import Workers, local_workers, usable_memory
+
+SPARE_DISK = 64 * 2**20  # for the ledger, the report and the scores
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What `evolve check` prints."""
+
+    setting: Setting
+    plan: Plan
+    workers: Workers | None  # None: a cluster decides
+
+
+def preflight(config: SearchConfig, say: Callable[[str], None] = lambda _: None) -> Findings:
+    """Opens everything and plans a merge. Raises the error of the first thing that is wrong."""
+    setting = Setting(config)
+    setting.population  # noqa: B018  (an unknown optimizer is found before models are opened)
+    say(f"models: {len(setting.checkpoints)}, {setting.family.layers} layers, {setting.base_dtype}")
+    space = setting.space
+    say(f"space: {len(space.genes)} genes, {setting.population} candidates a generation")
+    for recipe in plain_merges(setting.family).values():
+        planned = plan(recipe, setting.checkpoints)
+    for point in space.start:
+        plan(space.decode(point), setting.checkpoints)
+    check_disk(config, planned)
+    workers = local_workers(setting) if config.run.address == "local" else None
+    if workers and workers.memory > usable_memory():
+        say(f"warning: a worker may need {workers.memory / 2**30:.1f} GiB, {usable_memory() / 2**30:.1f} are free")
+    documents = setting.prepared.documents
+    for task, sets in documents.items():
+        say(f"task {task}: {len(sets.search)} search, {len(sets.selection)} selection, {len(sets.report)} report")
+    return Findings(setting, planned, workers)
+
+
+def check_weights(setting: Setting) -> None:
+    """Reads every weight once. Raises ModelError for NaN and infinite ones."""
+    for index, (reference, checkpoint) in enumerate(setting.checkpoints.items()):
+        where = "models.base" if index == 0 else f"models.sources[{index - 1}]"
+        name = nonfinite(checkpoint)
+        if name is not None:
+            raise ModelError(
+                f"{where} ({reference}): {name} has NaN or infinite weights; download or train the model again"
+            )
+
+
+def check_disk(config: SearchConfig, planned: Plan) -> None:
+    """Raises RunError where the merged checkpoint would not fit."""
+    folder = existing(config.folder)
+    needed = planned.write_bytes + SPARE_DISK
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise RunError(
+            f"run.output ({config.folder}): {free / 2**20:.0f} MiB are free, the merged checkpoint needs "
+            f"{needed / 2**20:.0f}; free space or name another folder"
+        )
+
+
+def existing(folder: Path) -> Path:
+    """The folder, or its nearest parent that is there."""
+    folder = folder.absolute()
+    while not folder.exists():
+        folder = folder.parent
+    return folder

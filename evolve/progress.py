@@ -1,0 +1,82 @@
+"""What a person sees while a run works: lines that stay, and on a terminal a bar below them."""
+
+from __future__ import annotations
+
+import sys
+import time
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from evolve.trial import Trial
+
+EVERY = 5.0  # seconds between two lines about trials where there is no terminal
+
+
+class ProgressLog:
+    """A context; in a terminal it draws a bar, elsewhere it prints a line every few seconds."""
+
+    def __init__(self) -> None:
+        self._console = Console(stderr=False, highlight=False, soft_wrap=True)
+        self._bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            console=self._console,
+            transient=True,
+            disable=not sys.stdout.isatty(),
+        )
+        self._task = self._bar.add_task("", visible=False)
+        self._done, self._total, self._name = 0, 0, ""
+        self._best: Trial | None = None
+        self._failed, self._shown = 0, 0.0
+
+    def __enter__(self) -> ProgressLog:
+        self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bar.stop()
+
+    def say(self, text: str) -> None:
+        self._console.print(text, markup=False)
+
+    def stage(self, name: str, total: int) -> None:
+        """Begin a stage of `total` steps."""
+        self._name, self._total, self._done, self._shown = name, total, 0, 0.0
+        self._bar.reset(self._task, description=name, total=total, visible=True)
+
+    def step(self, what: str = "") -> None:
+        self._done += 1
+        self._bar.update(self._task, completed=self._done)
+        if self._bar.disable and (time.monotonic() - self._shown > EVERY or self._done == self._total):
+            self._shown = time.monotonic()
+            self.say(f"{self._name}: {self._done} of {self._total}{what and f', {what}'}")
+
+    def replayed(self, trials: int, moved: int) -> None:
+        if moved:
+            self.say(
+                f"note: {moved} recorded candidates differ from what this machine would have asked; "
+                "the recorded ones are kept"
+            )
+        elif trials:
+            self.say(f"going on after {trials} recorded candidates")
+            self._done = trials
+            self._bar.update(self._task, completed=trials)
+
+    def finished(self, trial: Trial) -> None:
+        self._failed += trial.failure is not None
+        if trial.failure:
+            self.say(f"candidate {trial.id} failed ({trial.failure.kind}): {trial.failure.message}")
+        elif self._best is None or (trial.value or 0) > (self._best.value or 0):
+            self._best = trial
+        best = "" if self._best is None else f"best so far {100 * (self._best.value or 0):.1f} (search documents)"
+        self.step(best + (f", {self._failed} failed" if self._failed else ""))
+
+    def tensors(self, done: int, total: int) -> None:
+        """Progress of a merge: a bar on a terminal, nothing elsewhere."""
+        self._bar.update(self._task, description="merging", completed=done, total=total, visible=True)

@@ -1,0 +1,32 @@
+"""`evolve report`: write a finished run's report again, from its ledger."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from evolve.atomic import write_text
+from evolve.config import load_config
+from evolve.errors import RunError
+from evolve.guard import folder_of, storage_url
+from evolve.ledger import Ledger
+from evolve.report import Facts, headline, report_text
+
+
+def report(folder: Path) -> None:
+    """Write report.md again and print its first line. Raises RunError where the run has not ended."""
+    config = load_config(folder_of(folder) / "search.yaml")
+    ledger = Ledger(storage_url(config), config.name, must_exist=True)
+    verdict, made = ledger.attribute("verdict"), ledger.attribute("report")
+    if verdict is None or made is None:
+        raise RunError(f"{folder}: the run has not ended yet; `evolve run {folder / 'search.yaml'}` goes on with it")
+    facts = Facts(
+        config=config,
+        trials=ledger.trials(),
+        verdict=verdict,
+        recipe=(folder / "best.yaml").read_text(encoding="utf-8"),
+        openings=ledger.events("report opened"),
+        documents=made["documents"],
+        benchmarks=made["benchmarks"],
+    )
+    write_text(folder / "report.md", report_text(facts))
+    print(f"{headline(verdict)}\nwrote {folder / 'report.md'}")

@@ -1,0 +1,181 @@
+"""`evolve run`: from search.yaml to the best recipe, the merged checkpoint and the report."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from engine.plan import Plan, plan
+from engine.recipe import Recipe
+from engine.write import write_checkpoint
+from evolve.atomic import write_json, write_text
+from evolve.budget import Budget
+from evolve.config import SearchConfig, load_config
+from evolve.environment import describe
+from evolve.executor import Executor
+from evolve.guard import guard, resolved, sole_driver
+from evolve.lease import Lease
+from evolve.ledger import Ledger
+from evolve.loop import search
+from evolve.preflight import Findings, check_weights, preflight
+from evolve.progress import ProgressLog
+from evolve.report import Facts, headline, report_text, trials_csv, where
+from evolve.score_store import ScoreStore
+from evolve.start import LazyExecutor
+from evolve.trial import Trial
+from evolve.verdict import Verdict, choose_finalists, judge, select
+
+
+def run(path: Path) -> None:
+    """Search, or go on where an earlier start of the same run stopped. Raises what a user can put right."""
+    config = load_config(path)
+    with ProgressLog() as log:
+        log.say(f"{config.name}: checking models, tasks and space")
+        findings = preflight(config, log.say)
+        config = resolved(config, findings.setting.population)
+        with sole_driver(config) as (ledger, lease):
+            drive(config, findings, ledger, lease, log)
+
+
+def drive(config: SearchConfig, findings: Findings, ledger: Ledger, lease: Lease, log: ProgressLog) -> None:
+    setting = findings.setting
+    identity = {f"models.content ({name})": each.fingerprint() for name, each in setting.checkpoints.items()}
+    if guard(ledger, config, {**identity, "score.content": setting.prepared.digest}):
+        check_weights(setting)
+    write_inputs(config, findings)
+    before = ledger.trials()
+    ledger.add_event("start", trials=len(before))
+    budget = Budget.of(config.search, before, ledger.events("start")[:-1])
+    executor = LazyExecutor(config, findings, log.say)
+    try:
+        log.stage("search", config.search.trials)
+        optimizer = setting.optimizer()
+        trials = search(
+            setting.space,
+            optimizer,
+            executor,
+            ledger,
+            budget,
+            weights_of(config),
+            watcher=log,
+            check=lease.check,
+        )
+        verdict = finish(config, findings, ledger, executor, trials, optimizer.recommend(), log)
+    finally:
+        executor.close()
+    log.say(f"\n{headline(verdict)}\n{where(config.folder)}")
+
+
+def finish(
+    config: SearchConfig,
+    findings: Findings,
+    ledger: Ledger,
+    executor: Executor,
+    trials: list[Trial],
+    recommended: Any,
+    log: ProgressLog,
+) -> dict[str, Any]:
+    """Everything after the search. Each step is kept as it is done, so that an interrupted ending goes on."""
+    setting, folder = findings.setting, config.folder
+    write_text(folder / "trials.csv", trials_csv(setting.space, trials))
+    store = ScoreStore(folder / "scores", setting.identity)
+    finalists = choose_finalists(setting.space, trials, recommended, config.search.finalists)
+    log.stage("finalists on the selection documents", len(finalists))
+    finalists = select(finalists, store, executor, log.step)
+    winner = finalists[0].recipe
+    write_text(folder / "best.yaml", winner.to_yaml())
+    write_winner(plan(winner, setting.checkpoints), folder / "checkpoint", log)
+    openings = ledger.events("report opened")
+    if not openings or openings[-1]["trials"] != len(trials):
+        ledger.add_event("report opened", trials=len(trials), winner=winner.digest)
+    log.stage("report documents", len(setting.family.models) + 4)
+    verdict = judge(
+        finalists,
+        folder / "checkpoint",
+        setting.family,
+        weights_of(config),
+        config.seed,
+        store,
+        executor,
+        log.step,
+    )
+    ledger.set_attribute("verdict", verdict.as_dict())
+    write_report(config, findings, ledger, trials, verdict, winner)
+    return verdict.as_dict()
+
+
+def write_inputs(config: SearchConfig, findings: Findings) -> None:
+    """The resolved configuration and the document sets, written at every start."""
+    text = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    write_text(config.folder / "search.yaml", text)
+    documents = findings.setting.prepared.documents
+    for name in ("search", "selection", "report"):
+        ids = {task: list(getattr(sets, name)) for task, sets in documents.items()}
+        write_text(config.folder / "documents" / f"{name}.json", json.dumps(ids) + "\n")
+
+
+def write_winner(planned: Plan, folder: Path, log: ProgressLog) -> None:
+    """The merged checkpoint, unless it is there whole from an earlier start."""
+    mark = folder / "merge_recipe.yaml"
+    if mark.is_file() and Recipe.from_yaml(mark.read_text(encoding="utf-8")).digest == planned.recipe.digest:
+        return
+    log.say("writing the merged checkpoint")
+    for leftover in folder.parent.glob(f".{folder.name}.*"):  # of a start that was killed while writing
+        shutil.rmtree(leftover, ignore_errors=True)
+    write_checkpoint(planned, folder)
+
+
+def write_report(
+    config: SearchConfig,
+    findings: Findings,
+    ledger: Ledger,
+    trials: list[Trial],
+    verdict: Verdict,
+    winner: Recipe,
+) -> None:
+    setting = findings.setting
+    facts = Facts(
+        config=config,
+        trials=trials,
+        verdict=verdict.as_dict(),
+        recipe=winner.to_yaml(),
+        openings=ledger.events("report opened"),
+        documents={
+            task: {name: len(getattr(sets, name)) for name in ("search", "selection", "report")}
+            for task, sets in setting.prepared.documents.items()
+        },
+        benchmarks=setting.prepared.benchmarks,
+    )
+    ledger.set_attribute("report", {"documents": facts.documents, "benchmarks": list(facts.benchmarks)})
+    write_text(config.folder / "report.md", report_text(facts))
+    write_json(
+        config.folder / "environment.json",
+        {
+            **describe(),
+            "seed": config.seed,
+            "models": {name: each.fingerprint() for name, each in setting.checkpoints.items()},
+            "documents": setting.prepared.digest,
+            "workers": None if findings.workers is None else findings.workers.count,
+            "threads": None if findings.workers is None else findings.workers.threads,
+            "seconds": phase_seconds(trials),
+            "written": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        },
+    )
+
+
+def phase_seconds(trials: list[Trial]) -> dict[str, float]:
+    """Seconds that the workers spent by phase, over all trials."""
+    sums: dict[str, float] = {}
+    for trial in trials:
+        for phase, seconds in trial.seconds.items():
+            sums[phase] = sums.get(phase, 0.0) + seconds
+    return {phase: round(seconds, 3) for phase, seconds in sums.items()}
+
+
+def weights_of(config: SearchConfig) -> dict[str, float]:
+    return {task.task: task.weight for task in config.score.tasks}

@@ -1,0 +1,166 @@
+"""What a run is made of once its configuration meets the disk: opened models, documents, the search space."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from engine.architecture import layer_count, outer_names
+from engine.checkpoint import Checkpoint, open_checkpoint
+from engine.lookup import lookup
+from engine.methods import METHODS
+from engine.plan import plan
+from engine.recipe import Recipe
+from evolve.config import Interval, SearchConfig, Smooth
+from evolve.errors import ConfigError
+from evolve.optimizers import OPTIMIZERS
+from evolve.optimizers.optimizer import Optimizer, Problem
+from evolve.resident import load_tokenizer
+from search_spaces import SPACES
+from search_spaces.assemble import Spec
+from search_spaces.bounds import Bounds, Choices, Fixed, Range
+from search_spaces.depth import Family
+from search_spaces.space import SearchSpace, search_space
+from tasks.prepared import Prepared, prepare
+from tasks.spec import PromptSettings, Sizes, TaskSpec
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Made from a configuration alone, so that the driver and every worker make the same one."""
+
+    config: SearchConfig
+
+    @cached_property
+    def checkpoints(self) -> dict[str, Checkpoint]:
+        """The models by reference, the base first. Headers only."""
+        models = self.config.models
+        return {model: open_checkpoint(model) for model in (models.base, *models.sources)}
+
+    @property
+    def base(self) -> Checkpoint:
+        return self.checkpoints[self.config.models.base]
+
+    @cached_property
+    def base_dtype(self) -> str:
+        """The dtype that most of the base's bytes have, as recipes name it."""
+        sizes: dict[str, int] = {}
+        for info in self.base.tensors.values():
+            name = str(info.dtype).removeprefix("torch.")
+            sizes[name] = sizes.get(name, 0) + info.nbytes
+        return max(sizes, key=lambda name: sizes[name])
+
+    @property
+    def score_dtype(self) -> str:
+        return self.config.score.dtype or self.base_dtype
+
+    @cached_property
+    def family(self) -> Family:
+        names = tuple(self.base.tensors)
+        return Family(
+            base=self.config.models.base,
+            sources=self.config.models.sources,
+            layers=layer_count(names),
+            outer=tuple(outer_names(names)),
+            out_dtype=self.config.space.out_dtype or self.base_dtype,
+        )
+
+    @cached_property
+    def space(self) -> SearchSpace:
+        """Raises ConfigError for methods, parameters or layers that the models do not bear."""
+        wanted = self.config.space
+        for index, name in enumerate(wanted.method):
+            lookup(METHODS, name, f"space.method[{index}]: merge method")
+        known = {parameter.name for name in wanted.method for parameter in METHODS[name].parameters}
+        for name in wanted.parameters:
+            lookup(dict.fromkeys(known), name, "space.parameters: parameter")
+        for name in wanted.modules:
+            if not any(name in tensor for tensor in self.base.tensors):
+                raise ConfigError(
+                    f"space.modules: no tensor of {self.config.models.base} has {name!r} in its name; "
+                    "name a part of tensors' names, such as self_attn or mlp"
+                )
+        kind, count = depth_of(wanted.layers)
+        if kind == "blocks" and count > self.family.layers:
+            raise ConfigError(f"space.layers: {count} blocks, but the models have {self.family.layers} layers")
+        spec = Spec(
+            family=self.family,
+            methods=wanted.method,
+            depth=SPACES[kind],
+            count=count,
+            modules=wanted.modules,
+            bounds={name: bounds_of(value) for name, value in wanted.parameters.items()},
+            seed=self.config.seed,
+        )
+        space = search_space(spec)
+        if not space.genes:
+            raise ConfigError("space: nothing is left to search; give a parameter a range {low, high}")
+        return space
+
+    @property
+    def population(self) -> int:
+        row = lookup(OPTIMIZERS, self.config.search.optimizer, "search.optimizer: optimizer")
+        return self.config.search.population or row.population(len(self.space.genes))
+
+    def optimizer(self) -> Optimizer:
+        row = OPTIMIZERS[self.config.search.optimizer]
+        return row.make(Problem(self.space.genes, self.space.start, self.config.seed, self.population))
+
+    @cached_property
+    def tokenizer(self) -> Any:
+        return load_tokenizer(self.base.folder, self.config.run.trust_remote_code)
+
+    @cached_property
+    def prepared(self) -> Prepared:
+        """The tasks' documents, requests and token ids. Raises TaskError."""
+        score = self.config.score
+        return prepare(
+            [TaskSpec(task.task, task.metric, task.weight, task.num_fewshot) for task in score.tasks],
+            include=[Path(folder) for folder in score.include],
+            sizes=Sizes(score.documents.search, score.documents.selection, score.documents.report),
+            seed=self.config.seed,
+            tokenizer=self.tokenizer,
+            prompt=PromptSettings(
+                score.apply_chat_template,
+                score.system_instruction,
+                score.fewshot_as_multiturn,
+                score.max_length,
+            ),
+            allow_benchmarks=score.allow_benchmarks,
+        )
+
+    @cached_property
+    def identity(self) -> str:
+        """Of everything a score depends on beside the recipe and the document set."""
+        facts = [
+            self.prepared.digest,
+            {model: checkpoint.fingerprint() for model, checkpoint in self.checkpoints.items()},
+            self.score_dtype,
+            self.config.score.batch_size,
+        ]
+        return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
+    def check_plan(self, recipe: Recipe) -> None:
+        """Raises what planning raises: shapes, layer counts, architectures that differ."""
+        plan(recipe, self.checkpoints)
+
+
+def depth_of(layers: Any) -> tuple[str, int]:
+    """`space.layers` as a row of SPACES and its count."""
+    if isinstance(layers, Smooth):
+        return "smooth", layers.smooth
+    return ("per_layer", 0) if layers == "per_layer" else ("blocks", int(layers))
+
+
+def bounds_of(value: Any) -> Bounds:
+    if isinstance(value, Interval):
+        return Range(value.low, value.high)
+    return Choices(tuple(value)) if isinstance(value, list) else Fixed(value)

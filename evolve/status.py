@@ -1,0 +1,52 @@
+"""`evolve status`: where a run stands, from its ledger alone."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from pathlib import Path
+
+from evolve.config import SearchConfig, load_config
+from evolve.guard import folder_of, holder_of, storage_url
+from evolve.ledger import Ledger
+from evolve.report import headline, where
+from evolve.trial import Trial
+
+
+def status(folder: Path) -> None:
+    """Print the run's progress, rate, failures by kind and who drives it."""
+    config = load_config(folder_of(folder) / "search.yaml")
+    ledger = Ledger(storage_url(config), config.name, must_exist=True)
+    trials = ledger.trials()
+    holder = holder_of(config)
+    print(f"{config.name}: {len(trials)} of {config.search.trials} candidates")
+    print(f"driver: {holder or 'none at work'}")
+    for line in facts(trials, config, driven=holder is not None):
+        print(line)
+    verdict = ledger.attribute("verdict")
+    if verdict:
+        print(f"{headline(verdict)}\n{where(folder)}")
+
+
+def facts(trials: list[Trial], config: SearchConfig, driven: bool) -> list[str]:
+    lines = []
+    scored = [trial for trial in trials if trial.value is not None]
+    if scored:
+        best = max(scored, key=lambda trial: trial.value or 0.0)
+        lines.append(
+            f"best on the search documents: {100 * (best.value or 0):.1f} ± {100 * best.standard_error:.1f} "
+            f"(candidate {best.id}; overstated, being the best of many)"
+        )
+    failures = Counter(trial.failure.kind for trial in trials if trial.failure)
+    lines += [f"failed: {count} ({kind})" for kind, count in sorted(failures.items())]
+    rate = rate_of(trials)
+    if rate and driven:
+        left = max(0, config.search.trials - len(trials)) / rate
+        lines.append(f"rate: {rate * 3600:.0f} candidates an hour, {time.strftime('%H:%M:%S', time.gmtime(left))} left")
+    return lines
+
+
+def rate_of(trials: list[Trial]) -> float:
+    """Candidates a second over the last ten."""
+    times = sorted(trial.finished for trial in trials)[-10:]
+    return (len(times) - 1) / (times[-1] - times[0]) if len(times) > 1 and times[-1] > times[0] else 0.0

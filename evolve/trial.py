@@ -1,0 +1,79 @@
+"""What a candidate is and what became of it. Failures are values: a bad candidate never ends a run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from engine.recipe import Recipe
+from tasks.score import Score
+
+Point = tuple[float, ...]
+Documents = Literal["search", "selection", "report"]
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why a candidate has no score: `kind` for counting, `message` for the reader."""
+
+    kind: str
+    message: str
+
+
+Outcome = Score | Failure
+
+
+@dataclass(frozen=True)
+class Job:
+    """One evaluation: a recipe merged in memory, or a checkpoint folder loaded afresh, on one document set."""
+
+    key: str
+    documents: Documents
+    recipe: Recipe | None = None
+    folder: str | None = None
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What came of a job, and the seconds it took by phase: merge, forward, other."""
+
+    outcome: Outcome
+    seconds: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A point of the search: `id` counts from 0 in the order of asking, `generation` groups what is told at once."""
+
+    id: int
+    generation: int
+    point: Point
+    recipe: Recipe
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A finished candidate as the ledger holds it. `value` is None for a failure."""
+
+    id: int
+    generation: int
+    point: Point
+    digest: str
+    value: float | None
+    standard_error: float = 0.0
+    documents: int = 0
+    tasks: dict[str, float] = field(default_factory=dict)
+    failure: Failure | None = None
+    seconds: dict[str, float] = field(default_factory=dict)
+    finished: float = 0.0  # seconds since the epoch
+
+
+@dataclass(frozen=True)
+class Observation:
+    """What an optimizer is told of a point. `value` is to be maximised and finite, also for a failure."""
+
+    id: int
+    point: Point
+    value: float
+    standard_error: float
+    documents: int

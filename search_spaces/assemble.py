@@ -1,0 +1,137 @@
+"""One walk over a method's parameters, used twice: to collect the genes, and to write their values down."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from itertools import combinations
+from pathlib import PurePosixPath
+from typing import Any
+
+from engine.methods import METHODS
+from engine.methods.method import Method, Parameter
+from search_spaces.bounds import Bounds, Choices, Fixed, Range, effective
+from search_spaces.depth import Assembly, Depth, Family, Stack
+from search_spaces.gene import Gene, Value
+
+ValueOf = Callable[[Gene], Value]
+
+
+@dataclass(frozen=True)
+class Spec:
+    """What spans a space: models, methods, places over depth, module groups and the parameters' bounds."""
+
+    family: Family
+    methods: tuple[str, ...]
+    depth: Depth
+    count: int
+    modules: tuple[str, ...]
+    bounds: Mapping[str, Bounds]
+    seed: int
+
+    @property
+    def positions(self) -> tuple[str, ...]:
+        return self.depth.positions(self.count, self.family.layers)
+
+    @property
+    def groups(self) -> tuple[tuple[str | None, str], ...]:
+        """(filter in recipes, name in genes) of the groups inside a layer: the modules, then the rest."""
+        return (*((name, name) for name in self.modules), (None, "rest" if self.modules else "layers"))
+
+
+def labels(models: tuple[str, ...]) -> dict[str, str]:
+    """Short distinct names of models for genes and tables: a path's last part, numbered where it repeats."""
+    result: dict[str, str] = {}
+    for model in models:
+        last = model.split("+")[-1].split("@")[0].rstrip("/")
+        stem = PurePosixPath(last).name or model
+        result[model] = stem if stem not in result.values() else f"{stem}-{len(result)}"
+    return result
+
+
+def recipe_of(spec: Spec, value_of: ValueOf) -> dict[str, Any]:
+    """The recipe, as plain data in the dialect, whose genes have the values that `value_of` gives."""
+    name = spec.methods[0]
+    if len(spec.methods) > 1:
+        name = str(value_of(Gene("method", choices=spec.methods)))
+    return recipe_with(spec, name, value_of)
+
+
+def recipe_with(spec: Spec, name: str, value_of: ValueOf) -> dict[str, Any]:
+    """`recipe_of` for the one method `name`."""
+    method = METHODS[name]
+    models = chosen_models(spec, name, value_of)
+    whole: dict[str, Value] = {}
+    shared: dict[str, Stack] = {}
+    own: dict[str, dict[str, Stack]] = {model: {} for model in models}
+    for parameter in method.parameters:
+        bounds = effective(parameter, spec.bounds)
+        if isinstance(bounds, Choices):
+            whole[parameter.name] = value_of(Gene(parameter.name, choices=bounds.values))
+        elif bounds == Fixed(None):
+            continue
+        elif isinstance(bounds, Fixed):
+            whole[parameter.name] = bounds.value  # type: ignore[assignment]
+        elif parameter.scope == "shared":
+            shared[parameter.name] = stack(spec, name, parameter, None, bounds, value_of)
+        else:
+            for model in owners(method, parameter, models):
+                own[model][parameter.name] = stack(spec, name, parameter, model, bounds, value_of)
+    parts = spec.depth.lay_out(Assembly(tuple(own.items()), shared), spec.family, spec.count)
+    parameters = {**whole, **parts.pop("parameters", {})}
+    return {
+        "merge_method": name,
+        **({"base_model": models[0]} if len(models) > 1 else {}),
+        **parts,
+        **({"parameters": parameters} if parameters else {}),
+        "dtype": "float32",  # mergekit then computes as we do: float32 inside, rounded once at the end
+        "out_dtype": spec.family.out_dtype,
+        "seed": spec.seed,
+    }
+
+
+def stack(spec: Spec, method: str, parameter: Parameter, model: str | None, bounds: Range, value_of: ValueOf) -> Stack:
+    """The values of one parameter (of one model) over groups and depth, each from a gene of its own."""
+
+    def at(group: str, position: str) -> Value:
+        parts = [
+            method if ambiguous(spec, parameter) else "",
+            parameter.name,
+            labels(spec.family.models)[model] if model else "",
+            group,
+            position if len(spec.positions) > 1 else "",
+        ]
+        return value_of(Gene(".".join(part for part in parts if part), bounds.low, bounds.high))
+
+    groups = tuple(
+        (filter_, tuple(at(group, position) for position in spec.positions)) for filter_, group in spec.groups
+    )
+    return Stack(outer=at("outer", ""), groups=groups)
+
+
+def ambiguous(spec: Spec, parameter: Parameter) -> bool:
+    """Whether the searched methods differ on the parameter's bounds, so that each needs genes of its own."""
+    rows = (row for name in spec.methods for row in METHODS[name].parameters if row.name == parameter.name)
+    return len({effective(row, spec.bounds) for row in rows}) > 1
+
+
+def chosen_models(spec: Spec, name: str, value_of: ValueOf) -> tuple[str, ...]:
+    """The recipe's models, base first. A method of one model or of a pair has a gene that picks them."""
+    options = pick_options(METHODS[name], spec.family)
+    if not options:
+        return spec.family.models
+    return options[str(value_of(Gene(f"{name}.models", choices=tuple(options))))]
+
+
+def pick_options(method: Method, family: Family) -> dict[str, tuple[str, ...]]:
+    """What a method with a fixed number of models can be given, by label; empty where it takes them all."""
+    if method.inputs[1] is None:
+        return {}
+    size = method.inputs[1] + (method.base == "required")
+    names = labels(family.models)
+    return {"+".join(names[model] for model in pick): pick for pick in combinations(family.models, size)}
+
+
+def owners(method: Method, parameter: Parameter, models: tuple[str, ...]) -> tuple[str, ...]:
+    """The models that carry a value of their own of a per-model parameter: all, or all but the base."""
+    return models[1:] if parameter.scope == "non_base" else models
