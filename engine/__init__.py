@@ -1,0 +1,1 @@
+"""Weights in, weights out: recipes, lazy checkpoints, merge methods, plans and their execution."""

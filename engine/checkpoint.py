@@ -1,0 +1,151 @@
+"""Lazy checkpoints: an index over the headers of safetensors shards, and memory-mapped reads."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from engine.adapter import Adapter
+from engine.errors import CheckpointError
+from engine.reference import parse_reference, resolve
+from engine.shard import Shard, TensorInfo
+
+_SINGLE = "model.safetensors"
+_INDEX = "model.safetensors.index.json"
+
+
+class Checkpoint:
+    """A model's weights, read when asked for; with an adapter, the base's weights plus the adapter's deltas."""
+
+    def __init__(self, reference: str, folder: Path, adapter: Adapter | None = None) -> None:
+        """Read the configuration and the headers. Raises CheckpointError naming the model."""
+        self.reference = reference
+        self.folder = folder
+        self.config: dict[str, Any] = _read_config(reference, folder)
+        self._shards = _open_shards(reference, folder)
+        self.tensors: Mapping[str, TensorInfo] = {
+            name: s.tensors[name] for name, s in sorted(self._shards.items())
+        }
+        self.adapter = adapter
+        if adapter is not None:
+            adapter.check(self.tensors)
+        self._changed = frozenset(adapter.names if adapter else ())
+        self._fingerprint: str | None = None
+
+    def read(self, name: str) -> torch.Tensor:
+        """Return a tensor: a read-only view of the file in its stored dtype, or float32 where an adapter changes it.
+
+        Raises CheckpointError for a name that is not in `tensors`.
+        """
+        if name not in self._shards:
+            raise CheckpointError(f"{self.reference}: has no tensor {name}")
+        stored = self._shards[name].read(name)
+        if self.adapter is not None and name in self._changed:
+            return self.adapter.apply(name, stored)
+        return stored
+
+    def fingerprint(self) -> str:
+        """Return the sha256 over the weights' contents and the adapter's; computed once, in threads."""
+        if self._fingerprint is None:
+            files = sorted({shard.path for shard in self._shards.values()})
+            if self.adapter is not None:
+                files += [self.adapter.shard.path, self.adapter.folder / "adapter_config.json"]
+            with ThreadPoolExecutor(max_workers=4) as pool:
+                digests = list(pool.map(_hash_file, files))
+            self._fingerprint = hashlib.sha256("".join(digests).encode()).hexdigest()
+        return self._fingerprint
+
+
+def open_checkpoint(reference: str, *, token: str | None = None) -> Checkpoint:
+    """Open a model by its name (see `engine.reference`). Raises CheckpointError naming it."""
+    parsed = parse_reference(reference)
+    adapter = Adapter(resolve(parsed.adapter, token=token)) if parsed.adapter else None
+    return Checkpoint(reference, resolve(parsed.model, token=token), adapter)
+
+
+def nonfinite(checkpoint: Checkpoint) -> str | None:
+    """Return the name of the first tensor that holds NaN or infinity, or None. Reads all weights."""
+    for name, info in checkpoint.tensors.items():
+        # The sum of x - x is 0 for finite x and NaN otherwise; isfinite would allocate a mask as well.
+        if info.dtype.is_floating_point and info.dtype.itemsize > 1:
+            values = checkpoint.read(name)
+            if values.numel() and not bool(torch.isfinite(values).all()):
+                return name
+    return None
+
+
+def _read_config(reference: str, folder: Path) -> dict[str, Any]:
+    path = folder / "config.json"
+    if not path.is_file():
+        if (folder / "adapter_config.json").is_file():
+            raise CheckpointError(
+                f"{reference}: is an adapter, not a model; write it behind its base, as BASE+{reference}"
+            )
+        raise CheckpointError(
+            f"{reference}: has no config.json; name the folder of a model in Hugging Face's format"
+        )
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{reference}: config.json cannot be read: {error}") from None
+    if not isinstance(config, dict):
+        raise CheckpointError(f"{reference}: config.json is not a JSON object")
+    if quantised := config.get("quantization_config"):
+        kind = quantised.get("quant_method", "unknown") if isinstance(quantised, dict) else quantised
+        raise CheckpointError(f"{reference}: is quantised ({kind}); merge the model it was quantised from")
+    return config
+
+
+def _open_shards(reference: str, folder: Path) -> dict[str, Shard]:
+    """Return the shard of each tensor."""
+    if (folder / _SINGLE).is_file():
+        shard = Shard(folder / _SINGLE)
+        return dict.fromkeys(shard.tensors, shard)
+    if not (folder / _INDEX).is_file():
+        if next(folder.glob("*.bin"), None):
+            raise CheckpointError(
+                f"{reference}: has pickled weights (.bin) only, which are not read because unpickling runs code; convert"
+                " them with transformers: from_pretrained(...).save_pretrained(...)"
+            )
+        raise CheckpointError(
+            f"{reference}: has neither {_SINGLE} nor {_INDEX}; the download may be incomplete"
+        )
+    files = _read_index(reference, folder / _INDEX)
+    shards = {file: Shard(folder / file) for file in sorted(set(files.values()))}
+    for name, file in files.items():
+        if name not in shards[file].tensors:
+            raise CheckpointError(f"{reference}: {_INDEX} says {name} is in {file}, which does not hold it")
+    return {name: shards[file] for name, file in files.items()}
+
+
+def _read_index(reference: str, path: Path) -> dict[str, str]:
+    """Return tensor name -> file name. Only plain names are followed: an index must not lead out of its folder."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{reference}: {_INDEX} cannot be read: {error}") from None
+    files = content.get("weight_map") if isinstance(content, dict) else None
+    if not isinstance(files, dict) or not files or not all(isinstance(file, str) for file in files.values()):
+        raise CheckpointError(f"{reference}: {_INDEX} has no weight_map of tensor names to file names")
+    for file in sorted(set(files.values())):
+        if not file or file.startswith("..") or any(letter in file for letter in "/\\:\0"):
+            raise CheckpointError(
+                f"{reference}: {_INDEX} names {file!r}, which is no file of the model's own folder"
+            )
+        if not (path.parent / file).is_file():
+            raise CheckpointError(f"{reference}: {file}, named in {_INDEX}, is missing; download it again")
+    return files
+
+
+def _hash_file(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 22):
+            digest.update(block)
+    return digest.hexdigest()

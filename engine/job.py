@@ -1,0 +1,67 @@
+"""One output tensor: where its inputs come from, and how they are merged."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from engine.checkpoint import Checkpoint
+from engine.methods.method import Method
+
+
+@dataclass(frozen=True, eq=False)
+class Rows:
+    """Rows of one tensor that go, weighted, into rows of an input whose vocabulary is rebuilt."""
+
+    checkpoint: Checkpoint
+    name: str
+    target: torch.Tensor  # (r,) rows of the input
+    source: torch.Tensor  # (r,) rows of the stored tensor
+    weight: torch.Tensor | None  # (r,) or None for 1
+
+
+@dataclass(frozen=True, eq=False)
+class Input:
+    """A stored tensor, or, where `rows` is not None, a new one of `shape` put together from rows."""
+
+    checkpoint: Checkpoint
+    name: str
+    shape: tuple[int, ...]
+    rows: tuple[Rows, ...] | None = None
+
+    def read(self, dtype: torch.dtype, device: str) -> torch.Tensor:
+        """Return the tensor in `dtype` on `device`; possibly a view of the file, never to be written to."""
+        if self.rows is None:
+            return self.checkpoint.read(self.name).to(device=device, dtype=dtype)
+        whole = torch.zeros(self.shape, dtype=dtype)
+        for rows in self.rows:
+            values = rows.checkpoint.read(rows.name)[rows.source].to(dtype)
+            if rows.weight is not None:
+                values = values * rows.weight.to(dtype).view(-1, *[1] * (values.ndim - 1))
+            whole.index_add_(0, rows.target, values)
+        return whole.to(device)
+
+
+@dataclass(frozen=True, eq=False)
+class Job:
+    """One output tensor. `method` None: the inputs hold no numbers to merge (integers) and must all agree."""
+
+    name: str
+    method: Method | None
+    inputs: tuple[Input, ...]
+    base: Input | None
+    parameters: Mapping[str, Any]
+    shape: tuple[int, ...]
+    dtype: torch.dtype  # of the result
+    work_dtype: torch.dtype
+    seed: int  # the recipe's
+
+    def generator(self, position: int) -> torch.Generator:
+        """Return the generator of a source (counted without the base): the same in any order of jobs."""
+        key = f"{self.seed}\0{position}\0{self.name}".encode()
+        seed = int.from_bytes(hashlib.sha256(key).digest()[:8], "little") >> 1
+        return torch.Generator().manual_seed(seed)

@@ -1,0 +1,224 @@
+"""Planning: from a recipe and open checkpoints to a flat tuple of jobs. Reads headers only, merges nothing.
+
+Every method needs just the same-named tensors of each model, so a job per output tensor is all there is; jobs are
+independent of each other.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from engine.blocks import Block, Slot, Source, output_head, own_names, resolve_blocks, slots, stored_name
+from engine.checkpoint import Checkpoint
+from engine.errors import CheckpointError, RecipeError
+from engine.job import Input, Job
+from engine.lookup import lookup, nearest
+from engine.methods import METHODS
+from engine.methods.method import Method, Parameter
+from engine.output_config import output_config
+from engine.parameters import Scalar, first_value
+from engine.recipe import Recipe
+from engine.vocabulary import Vocabulary, plan_vocabulary
+
+_SCRATCH = 4
+"""Tensors of working size that a method holds besides its inputs, at most."""
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """All that is known before a byte of weights is read.
+
+    `config` is the output's config.json. `donor` is the model whose tokenizer and generation settings are copied;
+    `files` replaces some of them (None: leave it away). Sizes are in bytes; `peak_bytes` is the largest job's memory.
+    """
+
+    recipe: Recipe
+    jobs: tuple[Job, ...]
+    config: dict[str, Any]
+    donor: Checkpoint
+    files: Mapping[str, bytes | None]
+    read_bytes: int
+    write_bytes: int
+    peak_bytes: int
+
+
+def plan(recipe: Recipe, checkpoints: Mapping[str, Checkpoint]) -> Plan:
+    """Return the jobs of a recipe; `checkpoints` holds an open one for each of `recipe.references`.
+
+    Raises RecipeError for parameters and layers, CheckpointError for models that do not fit together.
+    """
+    method = lookup(METHODS, recipe.merge_method, "merge method")
+    if absent := [name for name in recipe.references if name not in checkpoints]:
+        raise RecipeError(f"recipe: {absent[0]} is named but was not opened")
+    blocks = resolve_blocks(recipe, method, checkpoints)
+    _check_parameter_names(recipe, method, blocks)
+    head = output_head(blocks)
+    for block in blocks:
+        _check_architectures(block)
+        _check_names(block, head)
+    vocabulary = plan_vocabulary(recipe, blocks, checkpoints)
+    jobs = tuple(_job(recipe, method, slot, head, vocabulary) for slot in slots(blocks, head))
+    owner = checkpoints[recipe.base_model] if recipe.base_model else blocks[0].lead.checkpoint
+    donor = vocabulary.donor if vocabulary else owner
+    return Plan(
+        recipe=recipe,
+        jobs=jobs,
+        config=output_config(owner, donor, blocks, jobs, tied=head is None, vocabulary=vocabulary),
+        donor=donor,
+        files=vocabulary.files if vocabulary else {},
+        read_bytes=sum(_read_bytes(job) for job in jobs),
+        write_bytes=sum(math.prod(job.shape) * job.dtype.itemsize for job in jobs),
+        peak_bytes=max(_peak_bytes(job) for job in jobs),
+    )
+
+
+def _members(job: Job) -> list[Input]:
+    return [*job.inputs, *([job.base] if job.base else [])]
+
+
+def _read_bytes(job: Job) -> int:
+    return sum(m.checkpoint.tensors[m.name].nbytes for m in _members(job))
+
+
+def _peak_bytes(job: Job) -> int:
+    return math.prod(job.shape) * job.work_dtype.itemsize * (len(_members(job)) + _SCRATCH)
+
+
+def _check_parameter_names(recipe: Recipe, method: Method, blocks: Sequence[Block]) -> None:
+    known = [parameter.name for parameter in method.parameters]
+    levels = [("recipe", recipe.parameters or {})]
+    for block in blocks:
+        levels += [(block.where, block.parameters)] + [(m.where, m.parameters) for m in block.members]
+    for where, parameters in levels:
+        for name in parameters:
+            if name not in known:
+                raise RecipeError(
+                    f"{where}: {method.name} has no parameter {name!r}{nearest(name, known)} (known: {', '.join(known)})"
+                )
+
+
+def _check_architectures(block: Block) -> None:
+    lead = block.lead
+    for source in block.members[1:]:
+        for key in ("model_type", "architectures"):
+            here, there = source.checkpoint.config.get(key), lead.checkpoint.config.get(key)
+            if here and there and here != there:
+                raise CheckpointError(
+                    f"{source.where}: {key} is {_listed(here)}, {lead.where} has {_listed(there)};"
+                    " only fine-tunes of one architecture can be merged"
+                )
+
+
+def _listed(value: Any) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def _check_names(block: Block, head: str | None) -> None:
+    """Whole models must have the same tensors; a missing layer of a slice shows when its job is made."""
+    if block.layers is not None:
+        return
+    names = own_names(block.lead.checkpoint, head)
+    for source in block.members[1:]:
+        there = own_names(source.checkpoint, head)
+        for first, second, what in ((names, there, "lacks"), (there, names, "has")):
+            if extra := sorted(set(first) - set(second)):
+                more = f" and {len(extra) - 1} more tensors" if len(extra) > 1 else ""
+                lead = "which" if what == "lacks" else "and"
+                there_is = "has" if what == "lacks" else "does not"
+                raise CheckpointError(
+                    f"{source.where}: {what} {extra[0]}{more}, {lead} {block.lead.where} {there_is};"
+                    " only fine-tunes of one architecture can be merged"
+                )
+
+
+def _job(recipe: Recipe, method: Method, slot: Slot, head: str | None, vocabulary: Vocabulary | None) -> Job:
+    lead = _input(slot, slot.block.lead, head, None, vocabulary)
+    inputs = tuple(_input(slot, source, head, lead, vocabulary) for source in slot.block.sources)
+    base = _input(slot, slot.block.base, head, lead, vocabulary) if slot.block.base else None
+    stored = [m.checkpoint.tensors[m.name].dtype for m in ([base] if base else []) + list(inputs)]
+    numbers = all(dtype.is_floating_point for dtype in stored)
+    promoted = stored[0]
+    for dtype in stored[1:]:
+        promoted = torch.promote_types(promoted, dtype)
+    out = getattr(torch, recipe.out_dtype or recipe.dtype or "", promoted) if numbers else stored[0]
+    wide = numbers and torch.float64 in (out, promoted, getattr(torch, recipe.dtype or "", None))
+    return Job(
+        name=slot.name,
+        method=method if numbers else None,
+        inputs=inputs,
+        base=base,
+        parameters={p.name: _value(recipe, method, slot, p) for p in method.parameters},
+        shape=lead.shape,
+        dtype=out,
+        work_dtype=(torch.float64 if wide else torch.float32) if numbers else stored[0],
+        seed=recipe.seed,
+    )
+
+
+def _input(
+    slot: Slot, source: Source, head: str | None, lead: Input | None, vocabulary: Vocabulary | None
+) -> Input:
+    """Return a source's tensor for a slot. Raises CheckpointError if it is missing or of another shape."""
+    role = slot.name_in(source)
+    name = stored_name(source.checkpoint, role, head)
+    info = source.checkpoint.tensors.get(name)
+    if info is None:
+        raise CheckpointError(
+            f"{source.where}: has no tensor {name}; only fine-tunes of one architecture can be merged"
+        )
+    if info.dtype.is_floating_point and info.dtype.itemsize == 1:
+        raise CheckpointError(
+            f"{source.where}: {name} is stored as {info.dtype}; convert the model to bfloat16 first"
+        )
+    shape = info.shape
+    rows = None
+    if vocabulary is not None and (rows := vocabulary.rows(source.checkpoint, role, head)) is not None:
+        shape = (vocabulary.size, *shape[1:])
+    if lead is not None and shape != lead.shape:
+        first = slot.block.lead
+        hint = "only fine-tunes of one architecture can be merged"
+        if shape[1:] == lead.shape[1:] and slot.offset is None:
+            hint = "for models with different vocabularies set tokenizer_source: union or base"
+        base = "base" if slot.block.base else first.where
+        raise CheckpointError(f"{source.where}: {name} has shape {shape}, {base} has {lead.shape}; {hint}")
+    return Input(source.checkpoint, name, shape, rows)
+
+
+def _value(recipe: Recipe, method: Method, slot: Slot, parameter: Parameter) -> Any:
+    """Return a parameter's value for one tensor, or a tuple with one for each source."""
+    outer = (slot.block.parameters, recipe.parameters or {})
+    if parameter.scope == "shared":
+        return _typed(
+            first_value(outer, parameter.name, slot.name, slot.position), method, slot, parameter, None
+        )
+    return tuple(
+        _typed(
+            first_value((source.parameters, *outer), parameter.name, slot.name_in(source), slot.position),
+            method, slot, parameter, source,
+        )
+        for source in slot.block.sources
+    )  # fmt: skip
+
+
+def _typed(
+    value: Scalar | None, method: Method, slot: Slot, parameter: Parameter, source: Source | None
+) -> Scalar | None:
+    where = source.where if source else slot.block.where
+    if value is None:
+        if parameter.required:
+            raise RecipeError(
+                f"{where}: no {parameter.name} for {slot.name}; {method.name} needs one; add it under parameters"
+            )
+        return parameter.default
+    if parameter.kind is bool:
+        if value not in (0, 1):
+            raise RecipeError(f"{where}: {parameter.name} is {value}; give true or false")
+        return bool(value)
+    if isinstance(value, bool):
+        raise RecipeError(f"{where}: {parameter.name} is {str(value).lower()}; give a number")
+    return float(value)
