@@ -51,17 +51,13 @@ class LanguageModel(HFLM):  # type: ignore[misc]
             self._encoded[key] = super().tok_encode(string, add_special_tokens, **keywords)
         return self._encoded[key]
 
-    def tok_batch_encode(
-        self, strings: Any, *arguments: Any, **keywords: Any
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    def tok_batch_encode(self, strings: Any, *arguments: Any, **keywords: Any) -> tuple[torch.Tensor, torch.Tensor]:
         key = (tuple(strings), arguments, *keywords.items())
         if key not in self._batches:
             self._batches[key] = super().tok_batch_encode(list(strings), *arguments, **keywords)
         return self._batches[key]
 
-    def _loglikelihood_tokens(
-        self, requests: Any, disable_tqdm: bool = True, override_bs: int | None = None
-    ) -> Any:
+    def _loglikelihood_tokens(self, requests: Any, disable_tqdm: bool = True, override_bs: int | None = None) -> Any:
         # `loglikelihood_rolling` asks for a progress bar per batch.
         return super()._loglikelihood_tokens(requests, disable_tqdm=True, override_bs=override_bs)
 

@@ -42,9 +42,7 @@ class TaskLibrary:
         folders = tuple(Path(folder) for folder in include)
         raise_all(
             [
-                TaskError(
-                    f"include: {str(folder)!r} is not a folder; name a folder of lm-eval task files (*.yaml)"
-                )
+                TaskError(f"include: {str(folder)!r} is not a folder; name a folder of lm-eval task files (*.yaml)")
                 for folder in folders
                 if not folder.is_dir()
             ]
@@ -62,9 +60,7 @@ class TaskLibrary:
         if name in manager.all_groups or name in manager.all_tags:
             members = _members(manager, name)
             shown = ", ".join(members[:8]) + (", ..." if len(members) > 8 else "")
-            raise TaskError(
-                f"task {name!r}: is a group of {len(members)} tasks; name the tasks themselves ({shown})"
-            )
+            raise TaskError(f"task {name!r}: is a group of {len(members)} tasks; name the tasks themselves ({shown})")
         try:
             config = load_yaml(entry.yaml_path)
             if config.get("dataset_path") in LOCAL_BUILDERS and config.get("dataset_kwargs"):
@@ -110,9 +106,7 @@ def _members(manager: TaskManager, name: str) -> tuple[str, ...]:
 def _supported(task: Any, name: str) -> ConfigurableTask:
     """The task if it can be scored here; TaskError otherwise."""
     if not isinstance(task, ConfigurableTask):
-        raise TaskError(
-            f"task {name!r}: is a Python class of its own, not a YAML task; write it as a YAML task"
-        )
+        raise TaskError(f"task {name!r}: is a Python class of its own, not a YAML task; write it as a YAML task")
     if getattr(task, "MULTIMODAL", False):
         raise TaskError(f"task {name!r}: asks about images or sound; only text tasks can be scored")
     if getattr(task, "UNSAFE_CODE", False):
@@ -122,9 +116,7 @@ def _supported(task: Any, name: str) -> ConfigurableTask:
 
 def _located(keywords: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     """`dataset_kwargs` with the paths of `data_files` and `data_dir` made to point at what is there."""
-    paths = {
-        key: _located_path(keywords[key], folder) for key in ("data_files", "data_dir") if key in keywords
-    }
+    paths = {key: _located_path(keywords[key], folder) for key in ("data_files", "data_dir") if key in keywords}
     return {**keywords, **paths}
 
 
@@ -136,9 +128,7 @@ def _located_path(value: Any, folder: Path) -> Any:
         return [_located_path(item, folder) for item in value]
     if not isinstance(value, str) or "://" in value or Path(value).is_absolute():
         return value
-    if any(
-        mark in value for mark in "*?["
-    ):  # a pattern is not searched for in the folders above: it may be wide
+    if any(mark in value for mark in "*?["):  # a pattern is not searched for in the folders above: it may be wide
         here = any(Path().glob(value)) or not any(folder.glob(value))
         return value if here else str(folder / value)
     if not Path(value).exists():

@@ -52,8 +52,6 @@ def find_metric(task: ConfigurableTask, name: str, *, asked: str) -> Metric:
     filters = filter_names(task)
     if chosen and chosen not in filters:
         hint = did_you_mean(chosen, filters) or "; name one of the task's"
-        raise UnknownMetric(
-            f"task {name!r}: has no filter {chosen!r}{hint} (its filters: {', '.join(filters)})"
-        )
+        raise UnknownMetric(f"task {name!r}: has no filter {chosen!r}{hint} (its filters: {', '.join(filters)})")
     default = "none" if "none" in filters else filters[0]
     return Metric(metric, chosen or default, bool(task.higher_is_better().get(metric, True)))

@@ -88,16 +88,11 @@ class Prepared:
     def _asked(self) -> Iterator[str]:
         yield canonical({"sizes": asdict(self.sizes), "seed": self.seed, "prompt": asdict(self.prompt)})
         for name, each in self.tasks.items():
-            yield canonical(
-                {"spec": asdict(each.spec), "metric": str(each.metric), "sets": asdict(each.sets)}
-            )
+            yield canonical({"spec": asdict(each.spec), "metric": str(each.metric), "sets": asdict(each.sets)})
             yield canonical({"fewshot": [each.documents[identity] for identity in each.sets.fewshot]})
             for which in SETS:
                 for request in self.requests(which)[name]:
-                    asked = [
-                        (instance.request_type, instance.args, instance.repeats)
-                        for instance in request.instances
-                    ]
+                    asked = [(instance.request_type, instance.args, instance.repeats) for instance in request.instances]
                     yield canonical({"id": request.id, "document": request.document, "asked": asked})
 
 
@@ -154,9 +149,7 @@ def check_tasks(
             num_fewshot=each.num_fewshot,
             benchmark=each.benchmark,
         )
-        for each in _load_all(
-            specs, include=include, sizes=sizes, seed=seed, allow_benchmarks=allow_benchmarks
-        )
+        for each in _load_all(specs, include=include, sizes=sizes, seed=seed, allow_benchmarks=allow_benchmarks)
     )
 
 
@@ -193,9 +186,7 @@ def _prepare_task(spec: TaskSpec, task: ConfigurableTask, *, sizes: Sizes, seed:
     if inside:
         task.sampler.replace_df([documents[identity] for identity in sets.fewshot])
     elif 0 < len(examples) < shots:
-        raise TaskError(
-            f"task {spec.task!r}: num_fewshot is {shots}, but there are {len(examples)} examples to draw"
-        )
+        raise TaskError(f"task {spec.task!r}: num_fewshot is {shots}, but there are {len(examples)} examples to draw")
     remember_templates(task, documents)
     return PreparedTask(
         spec=spec,

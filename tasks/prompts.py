@@ -74,9 +74,7 @@ def build_requests(
                 f"({type(error).__name__}: {cause}); see the task's doc_to_text, doc_to_target, doc_to_choice"
             ) from error
         instances = made if isinstance(made, list) else [made]
-        built.append(
-            DocumentRequests(identity, document, tuple(sorted(instances, key=lambda each: each.idx)))
-        )
+        built.append(DocumentRequests(identity, document, tuple(sorted(instances, key=lambda each: each.idx))))
     return tuple(built)
 
 

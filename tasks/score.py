@@ -75,9 +75,7 @@ class Scorer:
         return Score(
             values=values,
             metrics=metrics,
-            higher_is_better={
-                name: each.metric.higher_is_better for name, each in self.prepared.tasks.items()
-            },
+            higher_is_better={name: each.metric.higher_is_better for name, each in self.prepared.tasks.items()},
             objective=objective(self.prepared, metrics),
             seconds={"forward": self._model.seconds, "other": total - self._model.seconds},
         )
@@ -143,8 +141,7 @@ def objective(prepared: Prepared, metrics: Mapping[str, float]) -> float:
     """The weighted mean over tasks of their metrics, each oriented so that higher is better."""
     weights = {name: each.spec.weight for name, each in prepared.tasks.items()}
     oriented = {
-        name: metrics[name] if each.metric.higher_is_better else -metrics[name]
-        for name, each in prepared.tasks.items()
+        name: metrics[name] if each.metric.higher_is_better else -metrics[name] for name, each in prepared.tasks.items()
     }
     return sum(weights[name] * oriented[name] for name in oriented) / sum(weights.values())
 
@@ -167,16 +164,12 @@ def _value(judged: Mapping[str, Any], each: PreparedTask, identity: int) -> floa
     where = f"task {each.spec.task!r}: document {identity}"
     if each.metric.name not in judged:
         given = ", ".join(judged) or "none"
-        raise TaskError(
-            f"{where}: no value of {each.metric.name!r} (given: {given}); see the task's process_results"
-        )
+        raise TaskError(f"{where}: no value of {each.metric.name!r} (given: {given}); see the task's process_results")
     try:
         value = float(judged[each.metric.name])
     except (TypeError, ValueError) as error:
         shown = repr(judged[each.metric.name])[:60]
-        raise TaskError(
-            f"{where}: {each.metric.name!r} is {shown}, not a number; use another metric"
-        ) from error
+        raise TaskError(f"{where}: {each.metric.name!r} is {shown}, not a number; use another metric") from error
     if math.isnan(value):
         raise NotFinite(f"{where}: {each.metric.name!r} is NaN; the model's answers are broken")
     return value
@@ -191,8 +184,7 @@ def _aggregate(each: PreparedTask, values: Mapping[int, float]) -> float:
 def _samples(instances: list[Instance]) -> bool:
     """Whether any of the requests asks for sampled rather than greedy text."""
     return any(
-        instance.request_type == "generate_until" and instance.args[1].get("do_sample")
-        for instance in instances
+        instance.request_type == "generate_until" and instance.args[1].get("do_sample") for instance in instances
     )
 
 

@@ -65,9 +65,7 @@ def check_specs(specs: Sequence[TaskSpec], sizes: Sizes) -> None:
             advice = "give 0 or more (metrics where lower is better are turned round by themselves)"
             problems.append(TaskError(f"task {spec.task!r}: weight is {spec.weight}; {advice}"))
         if spec.num_fewshot is not None and spec.num_fewshot < 0:
-            problems.append(
-                TaskError(f"task {spec.task!r}: num_fewshot is {spec.num_fewshot}; give 0 or more")
-            )
+            problems.append(TaskError(f"task {spec.task!r}: num_fewshot is {spec.num_fewshot}; give 0 or more"))
     if specs and not sum(spec.weight for spec in specs) > 0:
         problems.append(TaskError("tasks: all weights are 0; give at least one task a weight above 0"))
     for name in SETS:

@@ -1,0 +1,118 @@
+"""Finding tasks by name, their data from anywhere, and what is said when that fails."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from lm_eval.tasks import TaskManager
+
+import tasks.load
+from tasks.errors import TaskError, UnknownMetric, UnknownTask
+from tasks.load import TaskLibrary
+from tasks.metric import find_metric
+from tasks.spec import Sizes, TaskSpec, check_specs
+
+
+@pytest.fixture(autouse=True)
+def _few_builtin_tasks(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """lm-eval's own tasks take seconds to index; two stand for them."""
+    folder = tmp_path_factory.mktemp("builtin")
+    for name in ("gsm8k", "anagrams1"):
+        (folder / f"{name}.yaml").write_text(yaml.safe_dump({"task": name, "dataset_path": "x/y"}))
+    manager = TaskManager(include_path=str(folder), include_defaults=False)
+    monkeypatch.setattr(tasks.load, "_builtin", lambda: manager)
+
+
+def test_data_is_found_from_any_working_folder(
+    folder: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path_factory.mktemp("elsewhere"))
+    assert len(TaskLibrary([folder]).load("pick").eval_docs) == 80
+
+
+def test_data_named_from_a_folder_above(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    below = folder / "inner" / "deep"
+    below.mkdir(parents=True)
+    config = yaml.safe_load((folder / "pick.yaml").read_text())
+    config |= {"task": "deep_pick", "dataset_kwargs": {"data_files": {"test": f"{folder.name}/pick.jsonl"}}}
+    (below / "deep.yaml").write_text(yaml.safe_dump(config))
+    monkeypatch.chdir(below)
+    assert len(TaskLibrary([below]).load("deep_pick").eval_docs) == 80
+
+
+def test_the_working_folder_comes_first(
+    folder: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = tmp_path_factory.mktemp("here")
+    lines = (folder / "pick.jsonl").read_text().splitlines(keepends=True)
+    (here / "pick.jsonl").write_text("".join(lines[:5]))
+    monkeypatch.chdir(here)
+    assert len(TaskLibrary([folder]).load("pick").eval_docs) == 5
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("pik", r"task 'pik': no such task; did you mean 'pick'"),
+        ("anagrams", r"did you mean 'anagrams1'\?"),
+        ("zzzz", r"name a task of the include folders .*in the include folders: pick, "),
+    ],
+)
+def test_unknown_names(folder: Path, name: str, said: str) -> None:
+    with pytest.raises(UnknownTask, match=said):
+        TaskLibrary([folder]).load(name)
+
+
+def test_groups_and_tags_are_named_by_their_tasks(folder: Path) -> None:
+    (folder / "both.yaml").write_text(yaml.safe_dump({"group": "both", "task": ["pick", "write"]}))
+    tagged = yaml.safe_load((folder / "pick.yaml").read_text()) | {"task": "tagged", "tag": "letters"}
+    (folder / "tagged.yaml").write_text(yaml.safe_dump(tagged))
+    with pytest.raises(TaskError, match=r"'both': is a group of 2 tasks; .* \(pick, write\)"):
+        TaskLibrary([folder]).load("both")
+    with pytest.raises(TaskError, match=r"'letters': is a group of 1 tasks; .* \(tagged\)"):
+        TaskLibrary([folder]).load("letters")
+
+
+def test_missing_data_and_missing_folder(folder: Path) -> None:
+    (folder / "pick.jsonl").unlink()
+    with pytest.raises(TaskError, match=r"task 'pick': cannot be loaded from pick.yaml \(FileNotFoundError"):
+        TaskLibrary([folder]).load("pick")
+    with pytest.raises(TaskError, match=r"include: '.*nowhere' is not a folder"):
+        TaskLibrary([folder / "nowhere"])
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        ("ac", r"has no metric 'ac'; did you mean 'acc'"),
+        ("acc,strict", r"has no filter 'strict'.*\(its filters: none\)"),
+        ("mcc", r"'mcc' is not a mean .* use one that is \(acc, acc_norm\)"),
+    ],
+)
+def test_metrics_that_cannot_be_used(folder: Path, asked: str, said: str) -> None:
+    with pytest.raises(UnknownMetric, match=said):
+        find_metric(TaskLibrary([folder]).load("pick"), "pick", asked=asked)
+
+
+def test_a_metric_without_a_filter_takes_none_or_the_first(folder: Path) -> None:
+    library = TaskLibrary([folder])
+    assert str(find_metric(library.load("pick"), "pick", asked="acc")) == "acc,none"
+    found: Any = find_metric(library.load("write"), "write", asked="exact_match")
+    assert str(found) == "exact_match,first-letter"
+    assert found.higher_is_better
+
+
+def test_all_faults_of_a_specification_at_once() -> None:
+    specs = [TaskSpec("a", "acc", weight=-1.0), TaskSpec("a", "acc", num_fewshot=-2)]
+    with pytest.raises(TaskError) as raised:
+        check_specs(specs, Sizes(1, -1, 1))
+    assert [line.split(";")[0] for line in str(raised.value).splitlines()] == [
+        "task 'a': named 2 times",
+        "task 'a': weight is -1.0",
+        "task 'a': num_fewshot is -2",
+        "tasks: all weights are 0",
+        "documents.selection: -1",
+    ]
