@@ -23,9 +23,8 @@ class Budget:
     def of(cls, search: Search, trials: Collection[Trial], starts: Collection[dict[str, Any]]) -> Budget:
         """`starts` are the ledger's start events: an earlier start lasted until the last trial it finished."""
         marks = sorted(event["at"] for event in starts)
-        ends = [*marks[1:], time.time()]
         used = 0.0
-        for start, end in zip(marks, ends, strict=True):
+        for start, end in zip(marks, [*marks[1:], time.time()], strict=False):
             finished = [trial.finished for trial in trials if start <= trial.finished < end]
             used += max(finished, default=start) - start
         return cls(search.trials, search.hours, search.documents, used, time.time())

@@ -49,8 +49,8 @@ def drive(config: SearchConfig, findings: Findings, ledger: Ledger, lease: Lease
         check_weights(setting)
     write_inputs(config, findings)
     before = ledger.trials()
+    budget = Budget.of(config.search, before, ledger.events("start"))
     ledger.add_event("start", trials=len(before))
-    budget = Budget.of(config.search, before, ledger.events("start")[:-1])
     executor = LazyExecutor(config, findings, log.say)
     try:
         log.stage("search", config.search.trials)

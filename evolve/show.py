@@ -85,4 +85,6 @@ def default_text(field: Any) -> str:
     value = field.default
     if isinstance(value, tuple):
         return f"[{', '.join(map(str, value))}]"
-    return {None: "null", True: "true", False: "false"}.get(value, str(value)) if not isinstance(value, dict) else "{}"
+    if isinstance(value, bool) or value is None:
+        return {None: "null", True: "true", False: "false"}[value]
+    return "{}" if isinstance(value, dict) else str(value)

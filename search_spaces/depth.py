@@ -53,18 +53,19 @@ class Depth:
     doc: str
 
 
-def filtered(stack: Stack, family: Family, pick: Callable[[tuple[Setting, ...]], Setting]) -> list[Setting]:
+def filtered(stack: Stack, outer_names: Sequence[str], pick: Callable[[tuple[Setting, ...]], Setting]) -> list[Setting]:
     """The stack as the dialect's list of filters. Whole names first: the first match wins."""
-    outer = [{"filter": name, "value": stack.outer} for name in family.outer]
+    outer = [{"filter": name, "value": stack.outer} for name in outer_names]
     named = [{"filter": name, "value": pick(values)} for name, values in stack.groups if name is not None]
     rest = [{"value": pick(values)} for name, values in stack.groups if name is None]
     return [*outer, *named, *rest]
 
 
 def settings(
-    stacks: Mapping[str, Stack], family: Family, pick: Callable[[tuple[Setting, ...]], Setting]
+    stacks: Mapping[str, Stack], outer_names: Sequence[str], pick: Callable[[tuple[Setting, ...]], Setting]
 ) -> dict[str, list[Setting]]:
-    return {name: filtered(stack, family, pick) for name, stack in stacks.items()}
+    """A `parameters` section; `outer_names` are the tensors outside the layers that it has to cover."""
+    return {name: filtered(stack, outer_names, pick) for name, stack in stacks.items()}
 
 
 def block_ranges(count: int, layers: int) -> Sequence[tuple[int, int]]:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from search_spaces.depth import Assembly, Depth, Family, block_ranges, settings
+from search_spaces.depth import Assembly, Depth, Family, Setting, Stack, block_ranges, settings
 
 
 def positions(count: int, layers: int) -> tuple[str, ...]:
@@ -12,21 +13,22 @@ def positions(count: int, layers: int) -> tuple[str, ...]:
 
 
 def lay_out(assembly: Assembly, family: Family, count: int) -> dict[str, Any]:
-    slices = []
-    for place, (start, end) in enumerate(block_ranges(count, family.layers)):
-        sources = [
-            {
-                "model": model,
-                "layer_range": [start, end],
-                "parameters": settings(stacks, family, lambda values, i=place: values[i]),  # type: ignore[misc]
-            }
-            for model, stacks in assembly.models
-        ]
-        block: dict[str, Any] = {"sources": [strip(source) for source in sources]}
-        if assembly.shared:
-            block["parameters"] = settings(assembly.shared, family, lambda values, i=place: values[i])  # type: ignore[misc]
-        slices.append(block)
-    return {"slices": slices}
+    ranges = block_ranges(count, family.layers)
+    return {"slices": [block(assembly, family, ranges, place) for place in range(count)]}
+
+
+def block(assembly: Assembly, family: Family, ranges: Sequence[tuple[int, int]], place: int) -> dict[str, Any]:
+    """One slice. Tensors outside the layers take their values from the first slice or from the last one."""
+    outer = family.outer if place in (0, len(ranges) - 1) else ()
+
+    def here(stacks: Mapping[str, Stack]) -> dict[str, list[Setting]]:
+        return settings(stacks, outer, lambda values: values[place])
+
+    sources = [
+        strip({"model": model, "layer_range": list(ranges[place]), "parameters": here(stacks)})
+        for model, stacks in assembly.models
+    ]
+    return strip({"sources": sources, "parameters": here(assembly.shared)})
 
 
 def strip(entry: dict[str, Any]) -> dict[str, Any]:

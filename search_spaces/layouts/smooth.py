@@ -20,11 +20,12 @@ def gradient(values: tuple[Setting, ...]) -> Setting:
 def lay_out(assembly: Assembly, family: Family, count: int) -> dict[str, Any]:
     del count
     models = [
-        strip({"model": model, "parameters": settings(stacks, family, gradient)}) for model, stacks in assembly.models
+        strip({"model": model, "parameters": settings(stacks, family.outer, gradient)})
+        for model, stacks in assembly.models
     ]
     parts: dict[str, Any] = {"models": models}
     if assembly.shared:
-        parts["parameters"] = settings(assembly.shared, family, gradient)
+        parts["parameters"] = settings(assembly.shared, family.outer, gradient)
     return parts
 
 
