@@ -34,9 +34,7 @@ class Adapter:
         self.config = _read_config(folder)
         path = folder / "adapter_model.safetensors"
         if not path.is_file():
-            raise CheckpointError(
-                f"{folder}: has no adapter_model.safetensors; save the adapter as safetensors"
-            )
+            raise CheckpointError(f"{folder}: has no adapter_model.safetensors; save the adapter as safetensors")
         self.shard = Shard(path)
         self._factors: dict[str, dict[str, str]] = {}
         self._whole: dict[str, str] = {}
@@ -44,9 +42,7 @@ class Adapter:
             self._sort(key)
         for name, factors in self._factors.items():
             if len(factors) != 2:
-                raise CheckpointError(
-                    f"{folder}: {name} has lora_A or lora_B only; the adapter is incomplete"
-                )
+                raise CheckpointError(f"{folder}: {name} has lora_A or lora_B only; the adapter is incomplete")
 
     def _sort(self, key: str) -> None:
         """Note which tensor of the base a stored tensor changes: by a factor of a delta, or as a whole."""
@@ -55,9 +51,7 @@ class Adapter:
             kind = found[3] if found[2] is None else f"embedding_{found[3]}"
             self._factors.setdefault(f"{found[1]}.weight", {})[kind] = key
         elif "lora_" in name:
-            raise CheckpointError(
-                f"{self.folder}: {key} is of a kind of adapter that is not supported (only LoRA)"
-            )
+            raise CheckpointError(f"{self.folder}: {key} is of a kind of adapter that is not supported (only LoRA)")
         else:
             self._whole[name] = key  # modules_to_save
 
@@ -89,9 +83,7 @@ class Adapter:
                 f"{self.folder}: {name} has factors of shapes {a} and {b}; only matrices are supported"
             )
         if not self.config.get("rank_pattern") and a[0] != self.config["r"]:
-            raise CheckpointError(
-                f"{self.folder}: {name} has rank {a[0]}, adapter_config.json says {self.config['r']}"
-            )
+            raise CheckpointError(f"{self.folder}: {name} has rank {a[0]}, adapter_config.json says {self.config['r']}")
         return (a[1], b[0]) if self._transposed(name) else (b[0], a[1])
 
     def _transposed(self, name: str) -> bool:
@@ -125,15 +117,9 @@ def _read_config(folder: Path) -> dict[str, Any]:
         raise CheckpointError(f"{path}: cannot be read: {error}") from None
     if not isinstance(config, dict) or config.get("peft_type") != "LORA":
         kind = config.get("peft_type") if isinstance(config, dict) else None
-        raise CheckpointError(
-            f"{folder}: is an adapter of kind {kind}; only LORA is supported, merge others with PEFT"
-        )
+        raise CheckpointError(f"{folder}: is an adapter of kind {kind}; only LORA is supported")
     for key in ("r", "lora_alpha"):
-        if (
-            isinstance(config.get(key), bool)
-            or not isinstance(config.get(key), (int, float))
-            or config["r"] <= 0
-        ):
+        if isinstance(config.get(key), bool) or not isinstance(config.get(key), (int, float)) or config["r"] <= 0:
             raise CheckpointError(f"{path}: {key} is {config.get(key)!r}, not a positive number")
     for key in _REFUSED:
         if config.get(key):
@@ -142,7 +128,7 @@ def _read_config(folder: Path) -> dict[str, Any]:
         raise CheckpointError(f"{folder}: trains biases (bias: {config['bias']}); merge it with PEFT first")
     if str(config.get("init_lora_weights")).lower().startswith(_CHANGES_BASE):
         raise CheckpointError(
-            f"{folder}: was initialised with {config['init_lora_weights']}, which changes the base's weights; convert it"
-            " to plain LoRA or merge it with PEFT first"
+            f"{folder}: was initialised with {config['init_lora_weights']}, which changes the base's weights; convert"
+            " it to plain LoRA or merge it with PEFT first"
         )
     return config

@@ -75,9 +75,7 @@ def embedding_name(names: Iterable[str]) -> str | None:
 
 def head_name(names: Iterable[str]) -> str | None:
     """Return the name of the output head; None where it is tied to the embedding and not stored."""
-    return next(
-        (name for name in outer_names(names) if name.endswith(_HEADS) or name == "output.weight"), None
-    )
+    return next((name for name in outer_names(names) if name.endswith(_HEADS) or name == "output.weight"), None)
 
 
 def is_before_layers(name: str) -> bool:

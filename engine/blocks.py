@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from engine.architecture import (
@@ -81,17 +81,15 @@ def stored_name(checkpoint: Checkpoint, name: str, head: str | None) -> str:
     return name
 
 
-def resolve_blocks(
-    recipe: Recipe, method: Method, checkpoints: Mapping[str, Checkpoint]
-) -> tuple[Block, ...]:
-    """Return the blocks, bottom to top. Raises RecipeError for layers, bases or numbers of models that do not fit."""
+def resolve_blocks(recipe: Recipe, method: Method, checkpoints: Mapping[str, Checkpoint]) -> tuple[Block, ...]:
+    """Return the blocks, bottom to top. Raises RecipeError for layers, bases or counts of models that do not fit."""
     if recipe.models is not None:
         return (_block(recipe, method, checkpoints, recipe.models, "models", None, None),)
     for checkpoint in checkpoints.values():
         if len(stacks := layer_counts(checkpoint.tensors)) > 1:
             raise RecipeError(
-                f"slices: {checkpoint.reference} has several stacks of layers ({', '.join(stacks)}), which slices cannot"
-                " tell apart; use models"
+                f"slices: {checkpoint.reference} has several stacks of layers ({', '.join(stacks)}), which slices"
+                " cannot tell apart; use models"
             )
     return tuple(
         _block(recipe, method, checkpoints, entry.sources, f"slices[{i}].sources", entry, i)
@@ -103,12 +101,12 @@ def _block(
     recipe: Recipe,
     method: Method,
     checkpoints: Mapping[str, Checkpoint],
-    entries: tuple[ModelEntry, ...] | tuple[SliceSource, ...],
+    listed: Sequence[ModelEntry | SliceSource],
     where: str,
     entry: SliceEntry | None,
     number: int | None,
 ) -> Block:
-    sources = [_source(e, f"{where}[{i}] ({e.model})", checkpoints) for i, e in enumerate(entries)]
+    sources = [_source(e, f"{where}[{i}] ({e.model})", checkpoints) for i, e in enumerate(listed)]
     layers = None if entry is None else entry.sources[0].layer_range[1] - entry.sources[0].layer_range[0]
     place = "recipe" if number is None else f"slices[{number}]"
     base = None
@@ -120,12 +118,8 @@ def _block(
         if base is None:
             starts = {s.first for s in sources}
             if len(starts) > 1:
-                raise RecipeError(
-                    f"{place}: the sources take different layers; list {name} with those of the base"
-                )
-            base = replace(
-                sources[0], checkpoint=checkpoints[name], where=f"base_model ({name})", parameters={}
-            )
+                raise RecipeError(f"{place}: the sources take different layers; list {name} with those of the base")
+            base = replace(sources[0], checkpoint=checkpoints[name], where=f"base_model ({name})", parameters={})
             _check_range(base, layers)
         sources = [s for s in sources if s is not base]
     _check_count(method, len(sources), place)
@@ -144,9 +138,7 @@ def _check_range(source: Source, layers: int | None) -> None:
         return
     last, there = source.first + layers, layer_count(source.checkpoint.tensors)
     if last > there:
-        raise RecipeError(
-            f"{source.where}: layer_range [{source.first}, {last}] goes beyond its {there} layers"
-        )
+        raise RecipeError(f"{source.where}: layer_range [{source.first}, {last}] goes beyond its {there} layers")
 
 
 def _check_count(method: Method, count: int, place: str) -> None:
@@ -154,16 +146,12 @@ def _check_count(method: Method, count: int, place: str) -> None:
     if count < low or (high is not None and count > high):
         wanted = f"exactly {low}" if low == high else f"at least {low}"
         besides = " besides the base" if method.base == "required" else ""
-        raise RecipeError(
-            f"{place}: {method.name} takes {wanted} model{'s'[: low != 1]}{besides}, not {count}"
-        )
+        raise RecipeError(f"{place}: {method.name} takes {wanted} model{'s'[: low != 1]}{besides}, not {count}")
 
 
 def output_head(blocks: tuple[Block, ...]) -> str | None:
     """Return the head's name if the output stores one: if any model of the last block has a head of its own."""
-    return next(
-        (head_name(m.checkpoint.tensors) for m in blocks[-1].members if not is_tied(m.checkpoint)), None
-    )
+    return next((head_name(m.checkpoint.tensors) for m in blocks[-1].members if not is_tied(m.checkpoint)), None)
 
 
 def slots(blocks: tuple[Block, ...], head: str | None) -> Iterator[Slot]:

@@ -29,9 +29,7 @@ class Checkpoint:
         self.folder = folder
         self.config: dict[str, Any] = _read_config(reference, folder)
         self._shards = _open_shards(reference, folder)
-        self.tensors: Mapping[str, TensorInfo] = {
-            name: s.tensors[name] for name, s in sorted(self._shards.items())
-        }
+        self.tensors: Mapping[str, TensorInfo] = {name: s.tensors[name] for name, s in sorted(self._shards.items())}
         self.adapter = adapter
         if adapter is not None:
             adapter.check(self.tensors)
@@ -72,7 +70,6 @@ def open_checkpoint(reference: str, *, token: str | None = None) -> Checkpoint:
 def nonfinite(checkpoint: Checkpoint) -> str | None:
     """Return the name of the first tensor that holds NaN or infinity, or None. Reads all weights."""
     for name, info in checkpoint.tensors.items():
-        # The sum of x - x is 0 for finite x and NaN otherwise; isfinite would allocate a mask as well.
         if info.dtype.is_floating_point and info.dtype.itemsize > 1:
             values = checkpoint.read(name)
             if values.numel() and not bool(torch.isfinite(values).all()):
@@ -84,12 +81,8 @@ def _read_config(reference: str, folder: Path) -> dict[str, Any]:
     path = folder / "config.json"
     if not path.is_file():
         if (folder / "adapter_config.json").is_file():
-            raise CheckpointError(
-                f"{reference}: is an adapter, not a model; write it behind its base, as BASE+{reference}"
-            )
-        raise CheckpointError(
-            f"{reference}: has no config.json; name the folder of a model in Hugging Face's format"
-        )
+            raise CheckpointError(f"{reference}: is an adapter, not a model; write BASE+{reference}")
+        raise CheckpointError(f"{reference}: has no config.json; name the folder of a model in Hugging Face's format")
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -110,12 +103,10 @@ def _open_shards(reference: str, folder: Path) -> dict[str, Shard]:
     if not (folder / _INDEX).is_file():
         if next(folder.glob("*.bin"), None):
             raise CheckpointError(
-                f"{reference}: has pickled weights (.bin) only, which are not read because unpickling runs code; convert"
+                f"{reference}: has pickled weights (.bin) only, which are not read as unpickling runs code; convert"
                 " them with transformers: from_pretrained(...).save_pretrained(...)"
             )
-        raise CheckpointError(
-            f"{reference}: has neither {_SINGLE} nor {_INDEX}; the download may be incomplete"
-        )
+        raise CheckpointError(f"{reference}: has neither {_SINGLE} nor {_INDEX}; the download may be incomplete")
     files = _read_index(reference, folder / _INDEX)
     shards = {file: Shard(folder / file) for file in sorted(set(files.values()))}
     for name, file in files.items():
@@ -135,9 +126,7 @@ def _read_index(reference: str, path: Path) -> dict[str, str]:
         raise CheckpointError(f"{reference}: {_INDEX} has no weight_map of tensor names to file names")
     for file in sorted(set(files.values())):
         if not file or file.startswith("..") or any(letter in file for letter in "/\\:\0"):
-            raise CheckpointError(
-                f"{reference}: {_INDEX} names {file!r}, which is no file of the model's own folder"
-            )
+            raise CheckpointError(f"{reference}: {_INDEX} names {file!r}, which is no file of the model's own folder")
         if not (path.parent / file).is_file():
             raise CheckpointError(f"{reference}: {file}, named in {_INDEX}, is missing; download it again")
     return files

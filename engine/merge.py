@@ -39,7 +39,5 @@ def run(job: Job, device: str = "cpu") -> torch.Tensor:
 
 def _copy(job: Job, tensors: list[torch.Tensor]) -> torch.Tensor:
     if not all(torch.equal(tensor, tensors[0]) for tensor in tensors[1:]):
-        raise CheckpointError(
-            f"{job.name}: holds {job.dtype}, which cannot be merged, and differs between the models"
-        )
+        raise CheckpointError(f"{job.name}: holds {job.dtype}, which cannot be merged, and differs between the models")
     return tensors[0].clone()

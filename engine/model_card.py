@@ -46,8 +46,4 @@ def _hub_id(reference: str) -> str | None:
         name = parse_reference(reference).model.name
     except CheckpointError:
         return None
-    return (
-        name
-        if name.count("/") == 1 and not Path(name).expanduser().exists() and name[0] not in "./~"
-        else None
-    )
+    return name if name.count("/") == 1 and not Path(name).expanduser().exists() and name[0] not in "./~" else None

@@ -70,7 +70,5 @@ def _is_per_layer(key: str, value: Any, layers: int) -> bool:
 
 def _entry(checkpoint: Checkpoint, key: str, layer: int, fallback: list[Any]) -> Any:
     config = checkpoint.config
-    there = (config["text_config"] if isinstance(config.get("text_config"), dict) else config).get(
-        key, fallback
-    )
+    there = (config["text_config"] if isinstance(config.get("text_config"), dict) else config).get(key, fallback)
     return there[layer] if layer < len(there) else fallback[layer % len(fallback)]

@@ -36,9 +36,7 @@ def check_setting(setting: Any) -> Setting:
 
 def _check_filtered(mapping: Mapping[str, Any]) -> dict[str, Any]:
     if "value" not in mapping or not mapping.keys() <= {"filter", "value"}:
-        raise ValueError(
-            f"{dict(mapping)!r} is no filter; write {{filter: part of a tensor's name, value: number}}"
-        )
+        raise ValueError(f"{dict(mapping)!r} is no filter; write {{filter: part of a tensor's name, value: number}}")
     kept: dict[str, Any] = {}
     if mapping.get("filter") is not None:
         kept["filter"] = str(mapping["filter"])
@@ -106,9 +104,7 @@ def evaluate(setting: Setting, name: str, position: float) -> Scalar | None:
     return interpolate(setting, position)
 
 
-def first_value(
-    levels: Iterable[Mapping[str, Setting]], parameter: str, name: str, position: float
-) -> Scalar | None:
+def first_value(levels: Iterable[Mapping[str, Setting]], parameter: str, name: str, position: float) -> Scalar | None:
     """Return the value at the first level that has one for this tensor (source > slice > top), else None."""
     for level in levels:
         if parameter in level:

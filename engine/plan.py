@@ -91,14 +91,14 @@ def _peak_bytes(job: Job) -> int:
 
 def _check_parameter_names(recipe: Recipe, method: Method, blocks: Sequence[Block]) -> None:
     known = [parameter.name for parameter in method.parameters]
-    levels = [("recipe", recipe.parameters or {})]
+    levels: list[tuple[str, Mapping[str, Any]]] = [("recipe", recipe.parameters or {})]
     for block in blocks:
         levels += [(block.where, block.parameters)] + [(m.where, m.parameters) for m in block.members]
     for where, parameters in levels:
         for name in parameters:
             if name not in known:
                 raise RecipeError(
-                    f"{where}: {method.name} has no parameter {name!r}{nearest(name, known)} (known: {', '.join(known)})"
+                    f"{where}: {method.name} has no {name!r}{nearest(name, known)} (known: {', '.join(known)})"
                 )
 
 
@@ -160,9 +160,7 @@ def _job(recipe: Recipe, method: Method, slot: Slot, head: str | None, vocabular
     )
 
 
-def _input(
-    slot: Slot, source: Source, head: str | None, lead: Input | None, vocabulary: Vocabulary | None
-) -> Input:
+def _input(slot: Slot, source: Source, head: str | None, lead: Input | None, vocabulary: Vocabulary | None) -> Input:
     """Return a source's tensor for a slot. Raises CheckpointError if it is missing or of another shape."""
     role = slot.name_in(source)
     name = stored_name(source.checkpoint, role, head)
@@ -172,9 +170,7 @@ def _input(
             f"{source.where}: has no tensor {name}; only fine-tunes of one architecture can be merged"
         )
     if info.dtype.is_floating_point and info.dtype.itemsize == 1:
-        raise CheckpointError(
-            f"{source.where}: {name} is stored as {info.dtype}; convert the model to bfloat16 first"
-        )
+        raise CheckpointError(f"{source.where}: {name} is stored as {info.dtype}; convert the model to bfloat16 first")
     shape = info.shape
     rows = None
     if vocabulary is not None and (rows := vocabulary.rows(source.checkpoint, role, head)) is not None:
@@ -182,7 +178,7 @@ def _input(
     if lead is not None and shape != lead.shape:
         first = slot.block.lead
         hint = "only fine-tunes of one architecture can be merged"
-        if shape[1:] == lead.shape[1:] and slot.offset is None:
+        if slot.offset is None and len(shape) == 2 and shape[1:] == lead.shape[1:]:
             hint = "for models with different vocabularies set tokenizer_source: union or base"
         base = "base" if slot.block.base else first.where
         raise CheckpointError(f"{source.where}: {name} has shape {shape}, {base} has {lead.shape}; {hint}")
@@ -193,9 +189,7 @@ def _value(recipe: Recipe, method: Method, slot: Slot, parameter: Parameter) -> 
     """Return a parameter's value for one tensor, or a tuple with one for each source."""
     outer = (slot.block.parameters, recipe.parameters or {})
     if parameter.scope == "shared":
-        return _typed(
-            first_value(outer, parameter.name, slot.name, slot.position), method, slot, parameter, None
-        )
+        return _typed(first_value(outer, parameter.name, slot.name, slot.position), method, slot, parameter, None)
     return tuple(
         _typed(
             first_value((source.parameters, *outer), parameter.name, slot.name_in(source), slot.position),

@@ -10,7 +10,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from functools import cached_property
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import yaml
 from pydantic import (
@@ -27,6 +27,9 @@ from engine.errors import RecipeError
 from engine.lookup import nearest
 from engine.parameters import Setting, check_setting
 
+T = TypeVar("T")
+_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml, where it was built in, is ten times faster
+_DUMPER = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
 DTYPES = ("float16", "bfloat16", "float32", "float64")
 UNSUPPORTED = {
     "modules": "models of several modules are not supported yet",
@@ -60,6 +63,12 @@ def _layer_range(value: tuple[int, int]) -> tuple[int, int]:
     return value
 
 
+def _some(value: tuple[T, ...]) -> tuple[T, ...]:
+    if not value:
+        raise ValueError("the list is empty; name at least one model")
+    return value
+
+
 ModelName = Annotated[str, BeforeValidator(_model_name)]
 DtypeName = Annotated[str, BeforeValidator(_dtype)]
 Parameters = dict[str, Annotated[Any, AfterValidator(check_setting)]]
@@ -87,7 +96,7 @@ class SliceSource(_Frozen):
 class SliceEntry(_Frozen):
     """A block of output layers, merged from equally many layers of each source."""
 
-    sources: Annotated[tuple[SliceSource, ...], Field(min_length=1)]
+    sources: Annotated[tuple[SliceSource, ...], AfterValidator(_some)]
     base_model: ModelName | None = None
     parameters: Parameters | None = None
 
@@ -95,17 +104,15 @@ class SliceEntry(_Frozen):
     def _equal_spans(self) -> SliceEntry:
         spans = [source.layer_range[1] - source.layer_range[0] for source in self.sources]
         if len(set(spans)) > 1:
-            raise ValueError(
-                f"the sources span {spans} layers; all sources of a slice must span equally many"
-            )
+            raise ValueError(f"the sources span {spans} layers; all sources of a slice must span equally many")
         return self
 
 
 class Recipe(_Frozen):
     """One merge. `models` and `slices` exclude each other."""
 
-    models: Annotated[tuple[ModelEntry, ...], Field(min_length=1)] | None = None
-    slices: Annotated[tuple[SliceEntry, ...], Field(min_length=1)] | None = None
+    models: Annotated[tuple[ModelEntry, ...], AfterValidator(_some)] | None = None
+    slices: Annotated[tuple[SliceEntry, ...], AfterValidator(_some)] | None = None
     merge_method: str
     base_model: ModelName | None = None
     parameters: Parameters | None = None
@@ -124,7 +131,7 @@ class Recipe(_Frozen):
     def from_yaml(cls, text: str, where: str = "recipe") -> Recipe:
         """Read a recipe. Raises RecipeError with all problems, one per line, each beginning with `where`."""
         try:
-            content = yaml.safe_load(text)
+            content = yaml.load(text, Loader=_LOADER)
         except yaml.YAMLError as error:
             raise RecipeError(f"{where}: not YAML: {' '.join(str(error).split())}") from None
         if not isinstance(content, dict):
@@ -142,8 +149,8 @@ class Recipe(_Frozen):
         plain = self._plain()
         if not self.seed:
             del plain["seed"]
-        dumped: str = yaml.safe_dump(
-            plain, sort_keys=False, allow_unicode=True, default_flow_style=None, width=110
+        dumped: str = yaml.dump(
+            plain, Dumper=_DUMPER, sort_keys=False, allow_unicode=True, default_flow_style=None, width=110
         )
         return dumped
 
@@ -172,6 +179,13 @@ def _canonical(node: Setting) -> Setting:
     return float(node) if isinstance(node, int) and not isinstance(node, bool) else node
 
 
+_FIELDS = {
+    "models": list(ModelEntry.model_fields),
+    "slices": list(SliceEntry.model_fields),
+    "sources": list(SliceSource.model_fields),
+}
+
+
 def _problem(where: str, item: Any) -> str:
     """One line for one of pydantic's errors."""
     location = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in item["loc"])
@@ -180,12 +194,10 @@ def _problem(where: str, item: Any) -> str:
     if item["type"] == "extra_forbidden":
         if key in UNSUPPORTED:
             return f"{place}{UNSUPPORTED[key]}"
-        owner: type[_Frozen] = Recipe
+        known = list(Recipe.model_fields)
         for part in item["loc"][:-1]:
-            owner = {"models": ModelEntry, "slices": SliceEntry, "sources": SliceSource}.get(str(part), owner)
-        return (
-            f"{place}unknown key{nearest(key, owner.model_fields)} (known: {', '.join(owner.model_fields)})"
-        )
+            known = _FIELDS.get(str(part), known)
+        return f"{place}unknown key{nearest(key, known)} (known: {', '.join(known)})"
     if item["type"] == "missing":
         return f"{place}missing; add it"
     message = item["msg"].removeprefix("Value error, ")

@@ -51,9 +51,7 @@ def _location(part: str, text: str) -> Location:
     if len(revision) > 1:
         raise CheckpointError(f"{text}: more than one `@`; write NAME@REVISION")
     if not name or (revision and not revision[0]):
-        raise CheckpointError(
-            f"{text}: names no model or revision; write NAME, NAME@REVISION or BASE+ADAPTER"
-        )
+        raise CheckpointError(f"{text}: names no model or revision; write NAME, NAME@REVISION or BASE+ADAPTER")
     return Location(name, revision[0] if revision else None)
 
 
@@ -69,9 +67,7 @@ def resolve(location: Location, *, token: str | None = None) -> Path:
     name = location.name
     if _is_folder(name):
         if location.revision:
-            raise CheckpointError(
-                f"{name}@{location.revision}: a local folder has no revisions; leave `@` away"
-            )
+            raise CheckpointError(f"{name}@{location.revision}: a local folder has no revisions; leave `@` away")
         return Path(name).expanduser()
     if not _HUB_ID.match(name):
         raise CheckpointError(f"{name}: no such folder")

@@ -93,9 +93,7 @@ def _read_header(path: Path) -> dict[str, _Place]:
             if size < 8:
                 raise _malformed(path, f"{size} bytes are too few for a header")
             if length > HEADER_LIMIT:
-                raise _malformed(
-                    path, f"its header claims {length} bytes, more than the format's {HEADER_LIMIT}"
-                )
+                raise _malformed(path, f"its header claims {length} bytes, more than the format's {HEADER_LIMIT}")
             if length > size - 8:
                 raise _malformed(path, f"its header claims {length} bytes, the file has {size}")
             raw = file.read(length)
@@ -108,9 +106,7 @@ def _read_header(path: Path) -> dict[str, _Place]:
     if not isinstance(header, dict):
         raise _malformed(path, "its header is not a JSON object")
     start = 8 + length
-    places = {
-        name: _place(path, name, entry, start) for name, entry in header.items() if name != "__metadata__"
-    }
+    places = {name: _place(path, name, entry, start) for name, entry in header.items() if name != "__metadata__"}
     _check_layout(path, places, start, size)
     return places
 
@@ -127,17 +123,13 @@ def _place(path: Path, name: str, entry: Any, start: int) -> _Place:
         raise _malformed(path, f"the entry of {name} is not {{dtype, shape, data_offsets}}")
     dtype = DTYPES.get(entry["dtype"]) if isinstance(entry["dtype"], str) else None
     if dtype is None:
-        raise CheckpointError(
-            f"{path}: {name} has dtype {entry['dtype']!r}, which is not supported; convert the model"
-        )
+        raise CheckpointError(f"{path}: {name} has dtype {entry['dtype']!r}, which is not supported; convert the model")
     shape, offsets = entry["shape"], entry["data_offsets"]
     if not _are_sizes(shape) or not _are_sizes(offsets) or len(offsets) != 2:
         raise _malformed(path, f"{name} has shape {shape!r} and offsets {offsets!r}")
     nbytes = math.prod(shape) * dtype.itemsize
     if offsets[1] - offsets[0] != nbytes:
-        raise _malformed(
-            path, f"{name} needs {nbytes} bytes for its shape, its offsets span {offsets[1] - offsets[0]}"
-        )
+        raise _malformed(path, f"{name} needs {nbytes} bytes for its shape, its offsets span {offsets[1] - offsets[0]}")
     return _Place(TensorInfo(tuple(shape), dtype, nbytes), start + offsets[0])
 
 

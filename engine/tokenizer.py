@@ -1,4 +1,4 @@
-"""Vocabularies of tokenizer.json files (huggingface.co/docs/tokenizers), read and united without the tokenizers library."""
+"""Vocabularies of tokenizer.json files (huggingface.co/docs/tokenizers), read and united."""
 
 from __future__ import annotations
 
@@ -75,9 +75,7 @@ def _add_plain(content: dict[str, Any], other: dict[str, Any], token: tuple[str,
         vocabulary[token[0]] = number
         return
     score = theirs[token[1]][1] if isinstance(theirs, list) else min(score for _, score in vocabulary)
-    if (
-        len(vocabulary) != number
-    ):  # added tokens stand behind a Unigram's own: there is no free id before them
+    if len(vocabulary) != number:  # added tokens stand behind a Unigram's own: there is no free id before them
         content.setdefault("added_tokens", []).append(_plain_added(token[0], number))
     else:
         vocabulary.append([token[0], score])

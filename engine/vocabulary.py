@@ -62,9 +62,7 @@ def plan_vocabulary(
 
 
 @lru_cache(maxsize=8)  # a search plans hundreds of recipes over the same models
-def _plan(
-    union: bool, donor: Checkpoint, base: Checkpoint | None, models: tuple[Checkpoint, ...]
-) -> Vocabulary | None:
+def _plan(union: bool, donor: Checkpoint, base: Checkpoint | None, models: tuple[Checkpoint, ...]) -> Vocabulary | None:
     tokens = [read_vocabulary(model.folder, model.reference) for model in models]
     counts = [_row_count(model) for model in models]
     own = tokens[models.index(donor)]
@@ -84,9 +82,7 @@ def _plan(
 def _row_count(model: Checkpoint) -> int:
     name = embedding_name(model.tensors)
     if name is None:
-        raise CheckpointError(
-            f"{model.reference}: has no token embedding that we know; remove tokenizer_source"
-        )
+        raise CheckpointError(f"{model.reference}: has no token embedding that we know; remove tokenizer_source")
     return model.tensors[name].shape[0]
 
 

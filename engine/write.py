@@ -39,9 +39,7 @@ Progress = Callable[[int, int], None]
 """Called with (tensors done, tensors in all) after each tensor."""
 
 
-def merge_to_folder(
-    recipe: Recipe, folder: Path, *, device: str = "cpu", progress: Progress | None = None
-) -> Plan:
+def merge_to_folder(recipe: Recipe, folder: Path, *, device: str = "cpu", progress: Progress | None = None) -> Plan:
     """Open the recipe's models, merge them and write the result. Raises EngineError; the folder is then untouched."""
     check_target(folder)
     made = plan(recipe, {reference: open_checkpoint(reference) for reference in recipe.references})
@@ -54,9 +52,7 @@ def check_target(folder: Path) -> None:
     if folder.exists() and not folder.is_dir():
         raise OutputError(f"{folder}: is a file; name a folder")
     if folder.is_dir() and any(folder.iterdir()) and not (folder / RECIPE_FILE).is_file():
-        raise OutputError(
-            f"{folder}: is not empty and holds no {RECIPE_FILE}; name a new folder or remove this one"
-        )
+        raise OutputError(f"{folder}: is not empty and holds no {RECIPE_FILE}; name a new folder or remove this one")
 
 
 def write_checkpoint(
@@ -85,12 +81,8 @@ def write_checkpoint(
         _move_into_place(partial, folder)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise OutputError(
-                f"{folder}: the disk is full; {plan.write_bytes / 1e9:.1f} GB are needed"
-            ) from None
-        raise OutputError(
-            f"{folder}: cannot be written: {error.strerror or error}; choose another folder"
-        ) from None
+            raise OutputError(f"{folder}: the disk is full; {plan.write_bytes / 1e9:.1f} GB are needed") from None
+        raise OutputError(f"{folder}: cannot be written: {error.strerror or error}; choose another folder") from None
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
@@ -133,9 +125,7 @@ def _shards(plan: Plan, shard_bytes: float) -> list[tuple[Job, ...]]:
     return [tuple(shard) for shard in shards]
 
 
-def _write_weights(
-    plan: Plan, folder: Path, shard_bytes: float, progress: Progress | None, device: str
-) -> None:
+def _write_weights(plan: Plan, folder: Path, shard_bytes: float, progress: Progress | None, device: str) -> None:
     shards = _shards(plan, shard_bytes)
     done = 0
     places: dict[str, str] = {}
@@ -154,9 +144,7 @@ def _write_weights(
         places.update(dict.fromkeys((job.name for job in jobs), path.name))
     if len(shards) > 1:
         index = {"metadata": {"total_size": plan.write_bytes}, "weight_map": dict(sorted(places.items()))}
-        (folder / "model.safetensors.index.json").write_text(
-            json.dumps(index, indent=2) + "\n", encoding="utf-8"
-        )
+        (folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
 
 
 def _header(jobs: tuple[Job, ...]) -> bytes:

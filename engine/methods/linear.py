@@ -11,12 +11,10 @@ from engine.errors import RecipeError
 from engine.methods.method import INT8_MASK, Method, Parameter, Rng
 
 
-def linear(
-    tensors: Sequence[torch.Tensor], base: torch.Tensor | None, p: Mapping[str, Any], rng: Rng
-) -> torch.Tensor:
+def linear(tensors: Sequence[torch.Tensor], base: torch.Tensor | None, p: Mapping[str, Any], rng: Rng) -> torch.Tensor:
     """Return sum_i w_i X_i, divided by sum_i w_i if `normalize`."""
     w = p["weight"]
-    merged = tensors[0] * w[0]
+    merged = tensors[0].mul(w[0])
     for x, w_i in zip(tensors[1:], w[1:], strict=True):
         merged.add_(x, alpha=w_i)
     if p["normalize"]:

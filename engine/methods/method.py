@@ -64,6 +64,4 @@ class Method:
     paper: str
 
 
-INT8_MASK = Parameter(
-    "int8_mask", False, "mergekit's dtype of temporary masks; no effect on the result", kind=bool
-)
+INT8_MASK = Parameter("int8_mask", False, "mergekit's dtype of temporary masks; no effect on the result", kind=bool)

@@ -15,9 +15,7 @@ PARALLEL = 0.9995
 """Above this |cos| the angle is too small to divide by its sine: interpolate on the line."""
 
 
-def slerp(
-    tensors: Sequence[torch.Tensor], base: torch.Tensor | None, p: Mapping[str, Any], rng: Rng
-) -> torch.Tensor:
+def slerp(tensors: Sequence[torch.Tensor], base: torch.Tensor | None, p: Mapping[str, Any], rng: Rng) -> torch.Tensor:
     """Return sin((1-t)θ)/sinθ B + sin(tθ)/sinθ X, with θ the angle between the flattened tensors; t=0 is the base."""
     if base is None:
         raise RecipeError("slerp: needs a base_model")
@@ -27,11 +25,10 @@ def slerp(
     cosine = float((base * x).sum(dtype=torch.float64)) / (a * b)
     cosine = min(1.0, max(-1.0, cosine)) if math.isfinite(cosine) else cosine
     if not abs(cosine) <= PARALLEL:
-        return base * (1.0 - t) + x * t
+        return base.mul(1.0 - t).add_(x, alpha=t)
     angle = math.acos(cosine)
-    return base * (math.sin((1.0 - t) * angle) / math.sin(angle)) + x * (
-        math.sin(t * angle) / math.sin(angle)
-    )
+    a_part, b_part = math.sin((1.0 - t) * angle) / math.sin(angle), math.sin(t * angle) / math.sin(angle)
+    return base.mul(a_part).add_(x, alpha=b_part)
 
 
 def _length(x: torch.Tensor) -> float:

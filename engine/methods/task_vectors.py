@@ -16,7 +16,7 @@ import torch
 from engine.errors import RecipeError
 from engine.methods.method import INT8_MASK, Parameter, Rng
 
-HISTOGRAM_FROM = 1 << 14
+HISTOGRAM_FROM = 1 << 13
 """Elements from which counting magnitudes is faster than partitioning them."""
 CHUNK = 1 << 20
 """Elements counted at once: bincount takes 8 bytes for each."""
@@ -26,9 +26,7 @@ Sparsifier = Callable[[torch.Tensor, float, int], torch.Tensor]
 """(delta, density, source position) -> delta with elements dropped; called for 0 < density < 1 and n > 0 only."""
 
 WEIGHT = Parameter("weight", None, "factor of the model's task vector", low=0.0, high=1.5, scope="non_base")
-DENSITY = Parameter(
-    "density", 1.0, "share of the task vector's elements that is kept", 0.1, 1.0, scope="non_base"
-)
+DENSITY = Parameter("density", 1.0, "share of the task vector's elements that is kept", 0.1, 1.0, scope="non_base")
 UNUSED_DENSITY = Parameter("density", 1.0, "accepted for mergekit's sake; no effect", scope="non_base")
 LAMBDA = Parameter("lambda", 1.0, "factor of the merged task vector")
 
@@ -67,9 +65,7 @@ def merge_task_vectors(
     return mixed.add_(base)
 
 
-def _sparsified(
-    delta: torch.Tensor, density: float, rescale: bool, i: int, sparsify: Sparsifier
-) -> torch.Tensor:
+def _sparsified(delta: torch.Tensor, density: float, rescale: bool, i: int, sparsify: Sparsifier) -> torch.Tensor:
     if density >= 1.0 or delta.numel() == 0:
         return delta
     if density <= 0.0:
@@ -139,14 +135,16 @@ def _kth_largest(magnitude: Array, k: int) -> Any:
     n = magnitude.size
     if n < HISTOGRAM_FROM or magnitude.dtype != np.float32:
         return np.partition(magnitude, n - k)[n - k]
-    # Non-negative floats are ordered as their bits are: count by the upper 16, then select within one count's bits.
+    # Non-negative floats are ordered as their bits are: count by the upper 13, then select within one count's bits.
     bits = magnitude.view(np.uint32)
-    upper = (bits >> 16).astype(np.uint16)
-    counts = sum(np.bincount(upper[i : i + CHUNK], minlength=1 << 16) for i in range(0, n, CHUNK))
+    upper = (bits >> 18).astype(np.uint16)
+    counts = np.bincount(upper[:CHUNK], minlength=1 << 13)
+    for i in range(CHUNK, n, CHUNK):
+        counts += np.bincount(upper[i : i + CHUNK], minlength=1 << 13)
     reaching = np.cumsum(counts[::-1])
     place = int(np.searchsorted(reaching, k))
-    inside = bits[upper == (1 << 16) - 1 - place]
-    rank = inside.size - (k - int(reaching[place] - inside.size))
+    inside = bits[upper == (1 << 13) - 1 - place]
+    rank = int(reaching[place]) - k
     return np.partition(inside, rank)[rank : rank + 1].view(np.float32)[0]
 
 

@@ -11,9 +11,7 @@ from engine.methods.method import Method, Rng
 from engine.methods.task_vectors import DENSITY, WEIGHT, keep_largest, merge_task_vectors, shared_parameters
 
 
-def ties(
-    tensors: Sequence[torch.Tensor], base: torch.Tensor | None, p: Mapping[str, Any], rng: Rng
-) -> torch.Tensor:
+def ties(tensors: Sequence[torch.Tensor], base: torch.Tensor | None, p: Mapping[str, Any], rng: Rng) -> torch.Tensor:
     """Keep each task vector's largest magnitudes; average the elements that agree with the elected sign."""
     trim = lambda delta, density, _: keep_largest(delta, density)  # noqa: E731
     return merge_task_vectors(tensors, base, p, sparsify=trim, consensus=True)

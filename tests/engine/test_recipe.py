@@ -1,0 +1,74 @@
+from __future__ import annotations
+
+import pytest
+import yaml
+
+from engine.errors import RecipeError
+from engine.recipe import Recipe
+
+TEXT = """
+models:
+  - {model: org/a, parameters: {weight: 0.5, density: [1, 0.5]}}
+  - {model: org/b, parameters: {weight: [{filter: mlp, value: [0.2, 0.9]}, {value: 0.5}]}}
+merge_method: ties
+base_model: org/base
+parameters: {normalize: true}
+dtype: torch.float32
+"""
+
+
+def test_round_trip_and_digest() -> None:
+    recipe = Recipe.from_yaml(TEXT)
+    again = Recipe.from_yaml(recipe.to_yaml())
+    assert again == recipe
+    assert again.digest == recipe.digest
+    assert again.to_yaml() == recipe.to_yaml()
+    assert "null" not in recipe.to_yaml()
+    assert "seed" not in recipe.to_yaml()
+    assert list(yaml.safe_load(recipe.to_yaml())) == ["models", "merge_method", "base_model", "parameters", "dtype"]
+    assert recipe.references == ("org/base", "org/a", "org/b")
+
+
+def test_digest_is_of_the_meaning() -> None:
+    recipe = Recipe.from_yaml(TEXT)
+    assert Recipe.from_yaml(TEXT.replace("[1, 0.5]", "[1.0, 5.0e-1]")).digest == recipe.digest
+    assert Recipe.from_yaml(TEXT + "seed: 1").digest != recipe.digest
+    assert Recipe.from_yaml(TEXT.replace("0.9", "0.8")).digest != recipe.digest
+
+
+def test_mapping_form_of_a_model() -> None:
+    text = "{merge_method: linear, models: [{model: {model: {path: org/a, revision: v1}, lora: {path: org/l}}}]}"
+    assert Recipe.from_yaml(text).references == ("org/a@v1+org/l",)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a: [", "not YAML"),
+        ("[]", "not a mapping"),
+        ("{models: [{model: a}]}", "merge_method: missing"),
+        ("{merge_method: ties}", "either `models` or `slices`"),
+        ("{merge_method: ties, models: []}", "models"),
+        ("{merge_method: ties, models: [{model: a}], base_modle: b}", "did you mean 'base_model'"),
+        ("{merge_method: ties, models: [{model: a, parameter: {}}]}", "did you mean 'parameters'"),
+        ("{merge_method: ties, models: [{model: a}], dtype: flot16}", "did you mean 'float16'"),
+        ("{merge_method: ties, models: [{model: a, parameters: {weight: x}}]}", "'x' is not a number"),
+        ("{merge_method: ties, models: [{model: a}], modules: {}}", "not supported yet"),
+        ("{merge_method: ties, slices: [{sources: [{model: a, layer_range: [2, 2]}]}]}", "holds no layers"),
+        (
+            "{merge_method: t, slices: [{sources: [{model: a, layer_range: [0, 2]}, "
+            "{model: b, layer_range: [0, 1]}]}]}",
+            "equally many",
+        ),
+    ],
+)
+def test_refused(text: str, message: str) -> None:
+    with pytest.raises(RecipeError, match=r"my\.yaml: ") as caught:
+        Recipe.from_yaml(text, where="my.yaml")
+    assert message in str(caught.value)
+
+
+def test_all_problems_at_once() -> None:
+    with pytest.raises(RecipeError) as caught:
+        Recipe.from_yaml("{models: [{model: a, parameters: {weight: x}}], dtype: y, foo: 1}")
+    assert len(str(caught.value).splitlines()) == 4

@@ -1,0 +1,145 @@
+from __future__ import annotations
+
+import errno
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+import engine.write
+from engine.checkpoint import open_checkpoint
+from engine.errors import EngineError, OutputError
+from engine.merge import merge
+from engine.plan import Plan, plan
+from engine.recipe import Recipe
+from engine.write import merge_to_folder, write_checkpoint
+
+Make = Callable[..., str]
+
+
+@pytest.fixture
+def recipe(make: Make) -> Recipe:
+    a, b, base = make("a"), make("b", seed=1), make("base", seed=2)
+    entries = [{"model": m, "parameters": {"weight": 0.4, "density": 0.6}} for m in (a, b)]
+    return Recipe.model_validate(
+        {"merge_method": "dare_ties", "models": entries, "base_model": base, "out_dtype": "bfloat16", "seed": 3}
+    )
+
+
+def planned(recipe: Recipe) -> Plan:
+    return plan(recipe, {name: open_checkpoint(name) for name in recipe.references})
+
+
+@pytest.mark.parametrize("shard_bytes", [5e9, 300, 1])
+def test_written_equals_merged_bit_for_bit(recipe: Recipe, tmp_path: Path, shard_bytes: float) -> None:
+    out = tmp_path / "out"
+    calls: list[tuple[int, int]] = []
+    write_checkpoint(planned(recipe), out, shard_bytes=shard_bytes, progress=lambda done, of: calls.append((done, of)))
+    written = open_checkpoint(str(out))
+    in_memory = dict(merge(planned(recipe)))
+    assert set(written.tensors) == set(in_memory)
+    for name, tensor in in_memory.items():
+        assert written.tensors[name].dtype == tensor.dtype
+        assert torch.equal(written.read(name).view(torch.int16), tensor.view(torch.int16)), name
+    assert calls == [(i + 1, len(in_memory)) for i in range(len(in_memory))]
+    assert (out / "model.safetensors").exists() == (shard_bytes == 5e9)
+
+
+def test_files_beside_the_weights(recipe: Recipe, tmp_path: Path) -> None:
+    merge_to_folder(recipe, tmp_path / "out")
+    names = {path.name for path in (tmp_path / "out").iterdir()}
+    assert names == {"model.safetensors", "config.json", "tokenizer.json", "README.md", "merge_recipe.yaml"}
+    assert Recipe.from_yaml((tmp_path / "out" / "merge_recipe.yaml").read_text()) == recipe
+    assert json.loads((tmp_path / "out" / "config.json").read_text())["dtype"] == "bfloat16"
+    assert "dare_ties" in (tmp_path / "out" / "README.md").read_text()
+
+
+def test_an_older_dtype_key_is_kept(make: Make, tmp_path: Path) -> None:
+    source = Path(make("old"))
+    config = json.loads((source / "config.json").read_text())
+    config["torch_dtype"] = config.pop("dtype")
+    (source / "config.json").write_text(json.dumps(config))
+    got = planned(Recipe(merge_method="passthrough", models=({"model": str(source)},), dtype="float16"))  # type: ignore[arg-type]
+    assert got.config["torch_dtype"] == "float16"
+    assert "dtype" not in got.config
+
+
+def test_replaces_only_what_we_wrote(recipe: Recipe, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    merge_to_folder(recipe, out)
+    (out / "stale.txt").write_text("x")
+    merge_to_folder(recipe, out)
+    assert not (out / "stale.txt").exists()
+    (out / "merge_recipe.yaml").unlink()
+    with pytest.raises(OutputError, match="is not empty"):
+        merge_to_folder(recipe, out)
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(OutputError, match="is a file"):
+        merge_to_folder(recipe, tmp_path / "file")
+
+
+def test_an_interrupted_merge_leaves_the_old_one(
+    recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "folder" / "out"
+    merge_to_folder(recipe, out)
+    before = {path.name: path.read_bytes() for path in out.iterdir()}
+    seen = 0
+
+    def stop(done: int, of: int) -> None:
+        nonlocal seen
+        seen = done
+        if done == 4:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        merge_to_folder(recipe, out, progress=stop)
+    assert seen == 4
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == before
+    assert [path.name for path in out.parent.iterdir()] == ["out"]
+
+
+def test_a_failing_rename_puts_the_old_one_back(
+    recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "folder" / "out"
+    merge_to_folder(recipe, out)
+    rename = Path.rename
+
+    def refuse(self: Path, target: Any) -> Path:
+        if ".partial-" in self.name:
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", refuse)
+    with pytest.raises(OutputError, match="Permission denied"):
+        merge_to_folder(recipe, out)
+    assert [path.name for path in out.parent.iterdir()] == ["out"]
+    assert (out / "model.safetensors").exists()
+
+
+def test_full_disks(recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(engine.write.os, "fsync", full)
+        with pytest.raises(OutputError, match="the disk is full"):
+            merge_to_folder(recipe, tmp_path / "x" / "out")
+    assert list((tmp_path / "x").iterdir()) == []
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=10))
+    with pytest.raises(OutputError, match="are needed"):
+        merge_to_folder(recipe, tmp_path / "x" / "out")
+
+
+def test_errors_before_the_first_byte(recipe: Recipe, tmp_path: Path) -> None:
+    wrong = recipe.model_copy(update={"merge_method": "linear"})
+    with pytest.raises(EngineError):
+        merge_to_folder(wrong, tmp_path / "y" / "out")
+    assert not (tmp_path / "y").exists()
