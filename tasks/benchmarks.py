@@ -113,9 +113,8 @@ def benchmark_sign(
     `split` is the split evaluated and `documents` what stands in it; `data_files` is looked through for Hub
     addresses.
     """
-    name = task.lower()
-    if (_NAME.match(name) or name in WHOLE_NAMES) and not _TRAIN.search(name):
-        return "its name is that of a public benchmark"
+    if named := name_sign(task):
+        return named
     hub = _hub_name(dataset_path, data_files)
     if hub and (hub in EVERY_SPLIT or _EVALUATION.search(split.lower())):
         return f"it evaluates the {split!r} split of the public benchmark {hub!r}"
@@ -124,6 +123,14 @@ def benchmark_sign(
         for question in questions:
             if question in everything:
                 return f"its documents hold a test question of {benchmark} ({question[:40]!r}...)"
+    return None
+
+
+def name_sign(task: str) -> str | None:
+    """`benchmark_sign` by the name alone, before any data is read or downloaded."""
+    name = task.lower()
+    if (_NAME.match(name) or name in WHOLE_NAMES) and not _TRAIN.search(name):
+        return "its name is that of a public benchmark"
     return None
 
 

@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from lm_eval.models.huggingface import HFLM
 
+from tasks.loglikelihood import Batch, Encoded, plan_batches, run_batches
+
 
 class LanguageModel(HFLM):  # type: ignore[misc]
     """`HFLM(pretrained=model)` with log-softmax in float32, remembering the token ids of every prompt.
@@ -27,6 +29,7 @@ class LanguageModel(HFLM):  # type: ignore[misc]
     ) -> None:
         self._encoded: dict[Any, list[int]] = {}
         self._batches: dict[Any, tuple[torch.Tensor, torch.Tensor]] = {}
+        self._plans: dict[Any, tuple[tuple[Batch, ...], Any]] = {}
         super().__init__(
             pretrained=model,
             tokenizer=tokenizer,
@@ -56,6 +59,24 @@ class LanguageModel(HFLM):  # type: ignore[misc]
         if key not in self._batches:
             self._batches[key] = super().tok_batch_encode(list(strings), *arguments, **keywords)
         return self._batches[key]
+
+    def loglikelihood(self, requests: Any, disable_tqdm: bool = True) -> Any:
+        if self.backend != "causal":
+            return super().loglikelihood(requests, disable_tqdm=True)
+        key = tuple(map(id, requests))
+        if key not in self._plans:
+            encoded = [self._encode(*request.args) for request in requests]
+            batches = plan_batches(encoded, batch_size=self.batch_size, max_length=self.max_length, device=self.device)
+            self._plans[key] = (batches, tuple(requests))  # the requests are kept: their identities are the key
+        return run_batches(self._plans[key][0], self._model_call, count=len(requests))
+
+    def _encode(self, context: str, continuation: str) -> Encoded:
+        """Token ids as `TemplateLM.loglikelihood` makes them: an empty context becomes the prefix token."""
+        if context:
+            pair: Encoded = self._encode_pair(context, continuation)
+            return pair
+        ids = self.tok_encode(continuation, add_special_tokens=False)
+        return (ids[:1], ids[1:]) if ids[:1] == [self.prefix_token_id] else ([self.prefix_token_id], ids)
 
     def _loglikelihood_tokens(self, requests: Any, disable_tqdm: bool = True, override_bs: int | None = None) -> Any:
         # `loglikelihood_rolling` asks for a progress bar per batch.

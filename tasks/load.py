@@ -60,7 +60,7 @@ class TaskLibrary:
         if name in manager.all_groups or name in manager.all_tags:
             members = _members(manager, name)
             shown = ", ".join(members[:8]) + (", ..." if len(members) > 8 else "")
-            raise TaskError(f"task {name!r}: is a group of {len(members)} tasks; name the tasks themselves ({shown})")
+            raise TaskError(f"task {name!r}: is a group, not a task; name single tasks (it has {shown})")
         try:
             config = load_yaml(entry.yaml_path)
             if config.get("dataset_path") in LOCAL_BUILDERS and config.get("dataset_kwargs"):

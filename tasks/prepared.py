@@ -15,7 +15,7 @@ from typing import Any
 
 from lm_eval.api.task import ConfigurableTask
 
-from tasks.benchmarks import benchmark_sign, refuse
+from tasks.benchmarks import benchmark_sign, name_sign, refuse
 from tasks.documents import Document, DocumentSets, canonical, shuffled_ids, split
 from tasks.errors import TaskError, raise_all
 from tasks.load import TaskLibrary
@@ -162,6 +162,8 @@ def _load_all(
     problems: list[TaskError] = []
     for spec in specs:
         try:
+            if not allow_benchmarks and (named := name_sign(spec.task)):
+                raise refuse(spec.task, named)
             each = _prepare_task(spec, library.load(spec.task), sizes=sizes, seed=seed)
             if each.benchmark and not allow_benchmarks:
                 raise refuse(spec.task, each.benchmark)

@@ -70,9 +70,9 @@ def test_groups_and_tags_are_named_by_their_tasks(folder: Path) -> None:
     (folder / "both.yaml").write_text(yaml.safe_dump({"group": "both", "task": ["pick", "write"]}))
     tagged = yaml.safe_load((folder / "pick.yaml").read_text()) | {"task": "tagged", "tag": "letters"}
     (folder / "tagged.yaml").write_text(yaml.safe_dump(tagged))
-    with pytest.raises(TaskError, match=r"'both': is a group of 2 tasks; .* \(pick, write\)"):
+    with pytest.raises(TaskError, match=r"'both': is a group, not a task; .* \(it has pick, write\)"):
         TaskLibrary([folder]).load("both")
-    with pytest.raises(TaskError, match=r"'letters': is a group of 1 tasks; .* \(tagged\)"):
+    with pytest.raises(TaskError, match=r"'letters': is a group, not a task; .* \(it has tagged\)"):
         TaskLibrary([folder]).load("letters")
 
 
