@@ -8,11 +8,14 @@ ids.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import jinja2
+import lm_eval.utils
 from lm_eval.api.instance import Instance
 from lm_eval.api.task import ConfigurableTask
 from lm_eval.defaults import DEFAULT_OTHER_SEED
@@ -44,38 +47,58 @@ def build_requests(
     Raises TaskError when a chat template is asked for and the tokenizer has none, or when the task's own
     templates fail on a document.
     """
-    name = task.config.task
     template = chat_template(tokenizer) if prompt.apply_chat_template else None
     task.set_fewshot_seed(seed=DEFAULT_OTHER_SEED)
-    built = []
-    for identity in ids:
-        document = documents[identity]
-        try:
-            context = task.fewshot_context(
-                document,
-                num_fewshot=task.config.num_fewshot or 0,
-                system_instruction=prompt.system_instruction,
-                apply_chat_template=prompt.apply_chat_template,
-                fewshot_as_multiturn=prompt.fewshot_as_multiturn,
-                chat_template=template,
-                gen_prefix=task.doc_to_prefix(document),
-            )
-            made = task.construct_requests(
-                doc=document,
-                ctx=context,
-                metadata=(name, identity, task.config.repeats),
-                apply_chat_template=prompt.apply_chat_template,
-                chat_template=template,
-            )
-        except Exception as error:  # templates and functions of the task's file: anything can come out
-            cause = str(error).strip().partition("\n")[0]
-            raise TaskError(
-                f"task {name!r}: document {identity} cannot be put as a prompt "
-                f"({type(error).__name__}: {cause}); see the task's doc_to_text, doc_to_target, doc_to_choice"
-            ) from error
-        instances = made if isinstance(made, list) else [made]
-        built.append(DocumentRequests(identity, document, tuple(sorted(instances, key=lambda each: each.idx))))
-    return tuple(built)
+    with _templates_compiled_once():
+        return tuple(_document_requests(task, documents[each], each, prompt=prompt, template=template) for each in ids)
+
+
+def _document_requests(
+    task: ConfigurableTask,
+    document: Document,
+    identity: int,
+    *,
+    prompt: PromptSettings,
+    template: Callable[..., str] | None,
+) -> DocumentRequests:
+    """One document's requests: the body of lm-eval's `build_all_requests`."""
+    name = task.config.task
+    try:
+        context = task.fewshot_context(
+            document,
+            num_fewshot=task.config.num_fewshot or 0,
+            system_instruction=prompt.system_instruction,
+            apply_chat_template=prompt.apply_chat_template,
+            fewshot_as_multiturn=prompt.fewshot_as_multiturn,
+            chat_template=template,
+            gen_prefix=task.doc_to_prefix(document),
+        )
+        made = task.construct_requests(
+            doc=document,
+            ctx=context,
+            metadata=(name, identity, task.config.repeats),
+            apply_chat_template=prompt.apply_chat_template,
+            chat_template=template,
+        )
+    except Exception as error:  # templates and functions of the task's file: anything can come out
+        cause = str(error).strip().partition("\n")[0]
+        raise TaskError(
+            f"task {name!r}: document {identity} cannot be put as a prompt "
+            f"({type(error).__name__}: {cause}); see the task's doc_to_text, doc_to_target, doc_to_choice"
+        ) from error
+    instances = made if isinstance(made, list) else [made]
+    return DocumentRequests(identity, document, tuple(sorted(instances, key=lambda each: each.idx)))
+
+
+@contextmanager
+def _templates_compiled_once() -> Iterator[None]:
+    """lm-eval compiles a template anew for every document, which is nearly all the time that prompts take."""
+    environment = lm_eval.utils.env
+    environment.from_string = lru_cache(maxsize=256)(environment.from_string)
+    try:
+        yield
+    finally:
+        del environment.from_string  # the class's own method shows again
 
 
 def chat_template(tokenizer: Any) -> Callable[..., str]:
