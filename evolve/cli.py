@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import signal
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -30,7 +31,7 @@ RunFolder = Annotated[Path, typer.Argument(help="a run's folder, such as results
 @app.command()
 def run(search: SearchFile) -> None:
     """Search, or go on where an earlier start stopped; ends with best.yaml, checkpoint/ and report.md."""
-    command("evolve.run").run(search)
+    execute("evolve.run", "run", search)
 
 
 @app.command()
@@ -39,7 +40,7 @@ def check(
     time: Annotated[bool, typer.Option(help="score the base once to tell the time of a candidate")] = True,
 ) -> None:
     """Find everything that can be known before the first trial; merges nothing."""
-    command("evolve.check").check(search, time)
+    execute("evolve.check", "check", search, time)
 
 
 @app.command()
@@ -50,19 +51,19 @@ def merge(
     seed: Annotated[int | None, typer.Option(help="of random methods; else the recipe's, else 0")] = None,
 ) -> None:
     """Make one merge, as mergekit-yaml does it."""
-    command("evolve.merging").merge(recipe, out, device, seed)
+    execute("evolve.merging", "merge", recipe, out, device, seed)
 
 
 @app.command()
 def status(folder: RunFolder) -> None:
     """Say where a run stands."""
-    command("evolve.status").status(folder)
+    execute("evolve.status", "status", folder)
 
 
 @app.command()
 def report(folder: RunFolder) -> None:
     """Write a finished run's report.md and trials.csv again."""
-    command("evolve.reporting").report(folder)
+    execute("evolve.reporting", "report", folder)
 
 
 @app.command()
@@ -71,37 +72,32 @@ def show(
     include: Annotated[list[Path] | None, typer.Option(help="with tasks: folders of your own tasks")] = None,
 ) -> None:
     """List what there is: merge methods, search spaces, optimizers, tasks, or the keys of search.yaml."""
-    command("evolve.show").show(what, include or [])
+    execute("evolve.show", "show", what, include or [])
 
 
-def command(module: str) -> Any:
-    """The module of a subcommand, imported once the process's surroundings are set."""
+def execute(module: str, function: str, *arguments: Any) -> None:
+    """Import a subcommand's module once the process's surroundings are set, and call it.
+
+    Errors of users become one message and exit code 2, an interruption 130; defects of ours keep their traceback.
+    """
     from evolve.environment import limit_threads, quiet
 
     limit_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
     quiet()
-    return importlib.import_module(module)
-
-
-def main() -> None:
-    """The entry point: errors of users become one message and exit code 2."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a cluster that stops us is no other than Ctrl-C
     try:
-        app()
+        getattr(importlib.import_module(module), function)(*arguments)
     except KeyboardInterrupt:
         stop("\ninterrupted; what is finished is recorded: the same command goes on from there", 130)
     except Exception as error:
         if not is_users(error):
             raise
-        stop(f"error: {error}", 2)
+        stop("\n".join(f"error: {line}" for line in str(error).splitlines()), 2)
 
 
 def is_users(error: Exception) -> bool:
     """Whether the error is one of those that a user can put right (the tree in evolve/errors.py)."""
-    roots = {
-        "evolve.errors": "EvolveError",
-        "engine.errors": "EngineError",
-        "tasks.errors": "TaskError",
-    }
+    roots = {"evolve.errors": "EvolveError", "engine.errors": "EngineError", "tasks.errors": "TaskError"}
     classes = [getattr(sys.modules[module], name) for module, name in roots.items() if module in sys.modules]
     return isinstance(error, tuple(classes))
 
@@ -109,3 +105,8 @@ def is_users(error: Exception) -> bool:
 def stop(message: str, code: int) -> None:
     print(message, file=sys.stderr)
     sys.exit(code)
+
+
+def main() -> None:
+    """The entry point of the command `evolve`."""
+    app()

@@ -48,8 +48,9 @@ class CmaEs:
         return None if self._strategy is None else as_point(self._strategy.result.xfavorite)
 
     def _begin(self) -> Any:
-        import cma
-
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about matplotlib, which it would plot with
+            import cma
         d = len(self._problem.genes)
         start = np.full(d, 0.5) if self._best_start is None else np.array(self._best_start)
         # pycma draws from numpy's global generator unless it is given one.
