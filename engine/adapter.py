@@ -95,7 +95,7 @@ class Adapter:
         rank = self.shard.tensors[min(self._factors[name].items())[1]].shape[0]
         alpha = self.config["lora_alpha"]
         for pattern, value in (self.config.get("alpha_pattern") or {}).items():
-            if re.match(rf"(.*\.)?({pattern})$", module):
+            if re.match(rf"(.*\.)?({pattern})$", module):  # as PEFT reads the keys
                 alpha = value
                 break
         return float(alpha / math.sqrt(rank) if self.config.get("use_rslora") else alpha / rank)
@@ -124,6 +124,12 @@ def _read_config(folder: Path) -> dict[str, Any]:
     for key in _REFUSED:
         if config.get(key):
             raise CheckpointError(f"{folder}: uses {key}, which is not supported; merge it with PEFT first")
+    try:
+        for pattern, value in (config.get("alpha_pattern") or {}).items():
+            re.compile(pattern)
+            float(value)
+    except (re.error, AttributeError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{path}: alpha_pattern cannot be read: {error}") from None
     if config.get("bias", "none") != "none":
         raise CheckpointError(f"{folder}: trains biases (bias: {config['bias']}); merge it with PEFT first")
     if str(config.get("init_lora_weights")).lower().startswith(_CHANGES_BASE):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 
@@ -63,7 +63,7 @@ def plan(recipe: Recipe, checkpoints: Mapping[str, Checkpoint]) -> Plan:
         _check_names(block, head)
     vocabulary = plan_vocabulary(recipe, blocks, checkpoints)
     jobs = tuple(_job(recipe, method, slot, head, vocabulary) for slot in slots(blocks, head))
-    owner = checkpoints[recipe.base_model] if recipe.base_model else blocks[0].lead.checkpoint
+    owner = _owner(recipe, blocks, checkpoints)
     donor = vocabulary.donor if vocabulary else owner
     return Plan(
         recipe=recipe,
@@ -75,6 +75,13 @@ def plan(recipe: Recipe, checkpoints: Mapping[str, Checkpoint]) -> Plan:
         write_bytes=sum(math.prod(job.shape) * job.dtype.itemsize for job in jobs),
         peak_bytes=max(_peak_bytes(job) for job in jobs),
     )
+
+
+def _owner(recipe: Recipe, blocks: Sequence[Block], checkpoints: Mapping[str, Checkpoint]) -> Checkpoint:
+    """Return the model whose config the output takes: the base if it is merged at all, else the first."""
+    merged = [member.checkpoint for block in blocks for member in block.members]
+    base = checkpoints[recipe.base_model] if recipe.base_model else None
+    return base if base is not None and base in merged else blocks[0].lead.checkpoint
 
 
 def _members(job: Job) -> list[Input]:
@@ -145,8 +152,8 @@ def _job(recipe: Recipe, method: Method, slot: Slot, head: str | None, vocabular
     promoted = stored[0]
     for dtype in stored[1:]:
         promoted = torch.promote_types(promoted, dtype)
-    out = getattr(torch, recipe.out_dtype or recipe.dtype or "", promoted) if numbers else stored[0]
-    wide = numbers and torch.float64 in (out, promoted, getattr(torch, recipe.dtype or "", None))
+    out = _dtype(recipe.out_dtype) or _dtype(recipe.dtype) or promoted
+    wide = torch.float64 in (promoted, _dtype(recipe.dtype), _dtype(recipe.out_dtype))
     return Job(
         name=slot.name,
         method=method if numbers else None,
@@ -154,10 +161,14 @@ def _job(recipe: Recipe, method: Method, slot: Slot, head: str | None, vocabular
         base=base,
         parameters={p.name: _value(recipe, method, slot, p) for p in method.parameters},
         shape=lead.shape,
-        dtype=out,
+        dtype=out if numbers else stored[0],
         work_dtype=(torch.float64 if wide else torch.float32) if numbers else stored[0],
         seed=recipe.seed,
     )
+
+
+def _dtype(name: str | None) -> torch.dtype | None:
+    return None if name is None else cast(torch.dtype, getattr(torch, name))
 
 
 def _input(slot: Slot, source: Source, head: str | None, lead: Input | None, vocabulary: Vocabulary | None) -> Input:

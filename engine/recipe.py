@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from functools import cached_property
 from typing import Annotated, Any, TypeVar
 
 import yaml
@@ -75,7 +74,7 @@ Parameters = dict[str, Annotated[Any, AfterValidator(check_setting)]]
 
 
 class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", ignored_types=(cached_property,))
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class ModelEntry(_Frozen):
@@ -154,13 +153,13 @@ class Recipe(_Frozen):
         )
         return dumped
 
-    @cached_property
+    @property
     def digest(self) -> str:
         """sha256 of the canonical form: the same for 1 and 1.0, and for any order of keys."""
         canonical = json.dumps(_canonical(self._plain()), sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()
 
-    @cached_property
+    @property
     def references(self) -> tuple[str, ...]:
         """Every model that is named, once, in order of first mention; the base first where there is one."""
         named = [self.base_model] + [entry.model for entry in self.models or ()]

@@ -18,6 +18,7 @@ from engine.checkpoint import Checkpoint
 from engine.errors import CheckpointError
 from engine.job import Rows
 from engine.recipe import Recipe
+from engine.shard import TensorInfo
 from engine.tokenizer import read_vocabulary, union_tokenizer
 
 _Part = tuple[int, torch.Tensor, torch.Tensor, "torch.Tensor | None"]  # model, target, source, weight
@@ -64,7 +65,13 @@ def plan_vocabulary(
 @lru_cache(maxsize=8)  # a search plans hundreds of recipes over the same models
 def _plan(union: bool, donor: Checkpoint, base: Checkpoint | None, models: tuple[Checkpoint, ...]) -> Vocabulary | None:
     tokens = [read_vocabulary(model.folder, model.reference) for model in models]
-    counts = [_row_count(model) for model in models]
+    counts = [_embedding(model).shape[0] for model in models]
+    for model in models[1:]:
+        if _embedding(model).shape[1:] != _embedding(models[0]).shape[1:]:
+            raise CheckpointError(
+                f"{model.reference}: its embedding has shape {_embedding(model).shape}, {models[0].reference} has"
+                f" {_embedding(models[0]).shape}; only fine-tunes of one architecture can be merged"
+            )
     own = tokens[models.index(donor)]
     if all(ids == own for ids in tokens) and len(set(counts)) == 1:
         return None
@@ -79,11 +86,11 @@ def _plan(union: bool, donor: Checkpoint, base: Checkpoint | None, models: tuple
     return Vocabulary(max(output.values()) + 1, donor, files, models, programs)
 
 
-def _row_count(model: Checkpoint) -> int:
+def _embedding(model: Checkpoint) -> TensorInfo:
     name = embedding_name(model.tensors)
     if name is None:
         raise CheckpointError(f"{model.reference}: has no token embedding that we know; remove tokenizer_source")
-    return model.tensors[name].shape[0]
+    return model.tensors[name]
 
 
 def _program(

@@ -69,7 +69,7 @@ def write_checkpoint(
     (known before the first byte), missing permission, or a folder that is not ours, and what merging raises.
     """
     check_target(folder)
-    folder = Path(os.path.abspath(folder))
+    folder = Path(os.path.realpath(folder))
     partial = folder.parent / f".{folder.name}.partial-{os.getpid()}"
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)

@@ -1,0 +1,115 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from engine.checkpoint import Checkpoint, open_checkpoint
+from engine.errors import CheckpointError
+from engine.merge import merge
+from engine.plan import Plan, plan
+from engine.recipe import Recipe
+from engine.tokenizer import read_vocabulary, union_tokenizer
+
+Make = Callable[..., str]
+EMBEDDING = "model.embed_tokens.weight"
+
+
+def tokenizer(folder: str | Path, model: dict[str, Any], added: list[tuple[int, str]] | None = None) -> str:
+    tokens = [{"id": i, "content": token, "special": True} for i, token in added or []]
+    Path(folder, "tokenizer.json").write_text(json.dumps({"added_tokens": tokens, "model": model}))
+    return str(folder)
+
+
+def words(*tokens: str) -> dict[str, Any]:
+    return {"type": "WordLevel", "vocab": {token: i for i, token in enumerate(tokens)}, "unk_token": "a"}
+
+
+def made(**content: Any) -> tuple[Plan, dict[str, Checkpoint]]:
+    recipe = Recipe.model_validate({"merge_method": "linear", **content})
+    opened = {name: open_checkpoint(name) for name in recipe.references}
+    return plan(recipe, opened), opened
+
+
+def entries(*names: str, weights: tuple[float, ...]) -> list[dict[str, Any]]:
+    return [{"model": n, "parameters": {"weight": w}} for n, w in zip(names, weights, strict=True)]
+
+
+def test_fill_rules(make: Make) -> None:
+    """p lacks `d`, which base and q have: the base's row. p and q lack nothing else; `e` is q's alone."""
+    base = tokenizer(make("base", vocabulary=4), words("a", "b", "c", "d"))
+    p = tokenizer(make("p", vocabulary=3, seed=1), words("c", "b", "a"))
+    q = tokenizer(make("q", vocabulary=5, seed=2), words("a", "b", "c", "d", "e"))
+    got, opened = made(models=entries(p, q, weights=(1.0, 0.0)), base_model=base, tokenizer_source="union")
+    rows = {name: opened[name].read(EMBEDDING) for name in opened}
+    ids = json.loads(got.files["tokenizer.json"] or b"")["model"]["vocab"]
+    merged = dict(merge(got))[EMBEDDING]
+    assert got.config["vocab_size"] == 5
+    for token, want in [("a", rows[p][2]), ("c", rows[p][0]), ("d", rows[base][3]), ("e", rows[q][4])]:
+        torch.testing.assert_close(merged[ids[token]], want)
+
+
+def test_mean_without_a_base(make: Make) -> None:
+    last = {"p": "c", "q": "c", "r": "d"}
+    names = [tokenizer(make(n, vocabulary=3, seed=i), words("a", "b", last[n])) for i, n in enumerate(last)]
+    got, opened = made(models=entries(*names, weights=(0.0, 0.0, 1.0)), tokenizer_source="union")
+    want = (opened[names[0]].read(EMBEDDING)[2] + opened[names[1]].read(EMBEDDING)[2]) / 2
+    torch.testing.assert_close(dict(merge(got))[EMBEDDING][2], want)
+
+
+def test_padding_rows_stay_where_vocabularies_agree(make: Make) -> None:
+    p, q = (tokenizer(make(n, vocabulary=6, seed=i), words("a", "b")) for i, n in enumerate("pq"))
+    got, _ = made(models=entries(p, q, weights=(1, 1)), tokenizer_source="union")
+    assert dict(merge(got))[EMBEDDING].shape == (6, 8)
+    assert got.files == {}
+
+
+def test_tokens_beyond_the_embedding_count_as_absent(make: Make) -> None:
+    p = tokenizer(make("p", vocabulary=2), words("a", "b", "c"))
+    q = tokenizer(make("q", vocabulary=3, seed=1), words("a", "b", "c"))
+    got, opened = made(models=entries(p, q, weights=(1, 0)), tokenizer_source=p)
+    torch.testing.assert_close(dict(merge(got))[EMBEDDING][2], opened[q].read(EMBEDDING)[2])
+
+
+def test_a_tied_model_fills_the_head_from_its_embedding(make: Make) -> None:
+    p = tokenizer(make("p", vocabulary=3, tied=True), words("a", "b", "c"))
+    q = tokenizer(make("q", vocabulary=2, seed=1), words("b", "a"))
+    got, opened = made(models=entries(p, q, weights=(0, 1)), tokenizer_source="union")
+    head = dict(merge(got))["lm_head.weight"]
+    torch.testing.assert_close(head[2], opened[p].read(EMBEDDING)[2])
+    torch.testing.assert_close(head[0], opened[q].read("lm_head.weight")[1])
+
+
+def test_missing_tokenizer(make: Make) -> None:
+    with pytest.raises(CheckpointError, match=r"no usable tokenizer\.json"):
+        made(models=entries(make("p"), make("q"), weights=(1, 1)), tokenizer_source="union")
+
+
+def test_union_of_bpe_brings_its_merges_and_loads(tmp_path: Path) -> None:
+    tokenizers = pytest.importorskip("tokenizers")
+    for name, vocab, merges in (("p", "abc", []), ("q", ["a", "b", "d", "ab", "abd"], ["a b", "ab d"])):
+        (tmp_path / name).mkdir()
+        model = {"type": "BPE", "vocab": {t: i for i, t in enumerate(vocab)}, "merges": merges}
+        end = len(model["vocab"])  # type: ignore[arg-type]
+        Path(tmp_path, name, "tokenizer.json").write_text(
+            json.dumps(
+                {
+                    "version": "1.0", "model": model, "added_tokens": [
+                        {"id": end, "content": f"<{name}>", "single_word": False, "lstrip": False, "rstrip": False,
+                         "normalized": False, "special": True}
+                    ],
+                }
+            )
+        )  # fmt: skip
+    ids, files = union_tokenizer(tmp_path / "p", [tmp_path / "q"], "p")
+    assert ids == {"a": 0, "b": 1, "c": 2, "<p>": 3, "d": 4, "ab": 5, "abd": 6, "<q>": 7}
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "tokenizer.json").write_bytes(files["tokenizer.json"] or b"")
+    assert read_vocabulary(tmp_path / "out", "out") == ids
+    assert files["merges.txt"] is None
+    loaded = tokenizers.Tokenizer.from_file(str(tmp_path / "out" / "tokenizer.json"))
+    assert loaded.encode("abdc<q>").ids == [6, 2, 7]
