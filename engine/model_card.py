@@ -29,7 +29,7 @@ def model_card(recipe: Recipe) -> str:
 
 # A merge of {len(recipe.references)} model{"s"[: len(recipe.references) != 1]}
 
-Made with [merge-evolve](https://pypi.org/project/merge-evolve/) by the method `{recipe.merge_method}` ({paper}).
+Made with merge-evolve by the method `{recipe.merge_method}` ({paper}).
 
 {models}
 
