@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import (
+    AfterValidator,
     BaseModel,
     ConfigDict,
     Discriminator,
@@ -20,14 +21,15 @@ from pydantic import (
 )
 
 from evolve.errors import ConfigError
+from evolve.strict_yaml import load_yaml
 
 BUDGET_KEYS = ("search.trials", "search.hours", "search.documents")  # with `run.*`: may change at any start
 
 
 class Section(BaseModel):
-    """Frozen; unknown keys are refused; numbers and texts are not turned into each other."""
+    """Frozen; unknown keys are refused; numbers are finite, and not turned into texts or back."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
 
 class Models(Section):
@@ -61,6 +63,12 @@ class Smooth(Section):
 Scalar = bool | float | str
 
 
+def distinct_choices(values: list[Scalar]) -> list[Scalar]:
+    if not values or any(value in values[:place] for place, value in enumerate(values)):
+        raise ValueError(f"name at least one value to choose from, each once, got {values!r:.80}")
+    return values
+
+
 def kind(value: Any) -> str:
     """Which form of a union was meant, so that a mistake gives one message and not one per form."""
     if isinstance(value, dict):
@@ -72,7 +80,7 @@ def kind(value: Any) -> str:
 
 Bounds = Annotated[
     Annotated[Interval, Tag("<range>")]
-    | Annotated[list[Scalar], Tag("<choices>")]
+    | Annotated[list[Scalar], AfterValidator(distinct_choices), Tag("<choices>")]
     | Annotated[float, Tag("<count>")]
     | Annotated[bool | str, Tag("<name>")],
     Discriminator(lambda value: "<range>" if isinstance(value, Interval) else kind(value)),
@@ -192,7 +200,7 @@ class SearchConfig(Section):
 def load_config(path: Path) -> SearchConfig:
     """The validated search.yaml at `path`. Raises ConfigError that lists all problems, one a line."""
     try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+        data = load_yaml(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ConfigError(f"{path}: there is no such file; give the path of a search.yaml") from None
     except (OSError, UnicodeDecodeError) as error:
@@ -222,7 +230,11 @@ def describe(problem: Any) -> str:
     if problem["type"] == "missing":
         return f"{where}: is missing; see `evolve show config`"
     message = str(problem["msg"]).removeprefix("Value error, ")
-    shown = "" if problem["type"] == "value_error" else f", got {problem['input']!r:.80}"
+    if problem["type"] == "union_tag_invalid":
+        message = "Has none of the forms it may have; see `evolve show config`"
+    # What is wrong in a storage's URL may hold its password.
+    quiet = problem["type"] == "value_error" or "storage" in keys
+    shown = "" if quiet else f", got {problem['input']!r:.80}"
     return f"{where}: {message[0].lower()}{message[1:]}{shown}"
 
 
