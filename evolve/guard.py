@@ -10,7 +10,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from evolve.atomic import write_text
-from evolve.config import BUDGET_KEYS, SearchConfig
+from evolve.config import BUDGET_KEYS, SearchConfig, load_config
 from evolve.errors import RunError
 from evolve.lease import Holder, Lease
 from evolve.ledger import Ledger
@@ -89,8 +89,9 @@ def resolved(config: SearchConfig, population: int) -> SearchConfig:
     return config.model_copy(update={"search": config.search.model_copy(update={"population": population})})
 
 
-def folder_of(folder: Path) -> Path:
-    """The run's folder, checked: RunError where no run was ever begun."""
+def load_run(folder: Path) -> SearchConfig:
+    """The resolved configuration of the run in `folder`, wherever it is seen from. Raises RunError."""
     if not (folder / "search.yaml").is_file():
         raise RunError(f"{folder}: no run was begun here (it has no search.yaml); give a folder such as results/demo")
-    return folder
+    config = load_config(folder / "search.yaml")
+    return config.model_copy(update={"run": config.run.model_copy(update={"output": str(folder.parent)})})

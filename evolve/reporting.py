@@ -5,16 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 
 from evolve.atomic import write_text
-from evolve.config import load_config
 from evolve.errors import RunError
-from evolve.guard import folder_of, storage_url
+from evolve.guard import load_run, storage_url
 from evolve.ledger import Ledger
 from evolve.report import Facts, headline, report_text
 
 
 def report(folder: Path) -> None:
     """Write report.md again and print its first line. Raises RunError where the run has not ended."""
-    config = load_config(folder_of(folder) / "search.yaml")
+    config = load_run(folder)
     ledger = Ledger(storage_url(config), config.name, must_exist=True)
     verdict, made = ledger.attribute("verdict"), ledger.attribute("report")
     if verdict is None or made is None:

@@ -6,8 +6,8 @@ import time
 from collections import Counter
 from pathlib import Path
 
-from evolve.config import SearchConfig, load_config
-from evolve.guard import folder_of, holder_of, storage_url
+from evolve.config import SearchConfig
+from evolve.guard import holder_of, load_run, storage_url
 from evolve.ledger import Ledger
 from evolve.report import headline, where
 from evolve.trial import Trial
@@ -15,7 +15,7 @@ from evolve.trial import Trial
 
 def status(folder: Path) -> None:
     """Print the run's progress, rate, failures by kind and who drives it."""
-    config = load_config(folder_of(folder) / "search.yaml")
+    config = load_run(folder)
     ledger = Ledger(storage_url(config), config.name, must_exist=True)
     trials = ledger.trials()
     holder = holder_of(config)

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -34,7 +35,8 @@ class CmaEs:
         else:
             if self._strategy is None:
                 self._strategy = self._begin()
-            self._asked = [as_point(x) for x in self._strategy.ask()]
+            with silence():
+                self._asked = [as_point(x) for x in self._strategy.ask()]
         return self._asked
 
     def tell(self, observations: Sequence[Observation]) -> None:
@@ -42,7 +44,8 @@ class CmaEs:
             self._best_start = max(observations, key=lambda seen: seen.value).point
             return
         # The recorded points are the truth: where asking again gave others, pycma takes them as injected.
-        self._strategy.tell([list(seen.point) for seen in observations], [-seen.value for seen in observations])
+        with silence():
+            self._strategy.tell([list(seen.point) for seen in observations], [-seen.value for seen in observations])
 
     def recommend(self) -> Point | None:
         return None if self._strategy is None else as_point(self._strategy.result.xfavorite)
@@ -64,9 +67,16 @@ class CmaEs:
             "verb_log": 0,
             "verb_disp": 0,
         }
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with silence():
             return cma.CMAEvolutionStrategy(np.clip(start, BORDER, 1 - BORDER), STEP, options)
+
+
+@contextmanager
+def silence() -> Iterator[None]:
+    """pycma warns of its own choices (small populations, flat values), which no user can act upon."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
 
 
 def as_point(x: Any) -> Point:

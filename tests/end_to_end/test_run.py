@@ -1,0 +1,159 @@
+"""`evolve run` from beginning to end, and what it leaves behind."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+
+from engine.checkpoint import open_checkpoint
+from engine.merge import merge
+from engine.plan import plan
+from engine.recipe import Recipe
+from tests.end_to_end.conftest import DEMO, Config, environment, evolve
+
+SearchFile = Callable[[Config], Path]
+
+
+def trials_of(folder: Path) -> list[dict[str, str]]:
+    """The trials without what the clock says."""
+    with (folder / "trials.csv").open(encoding="utf-8") as file:
+        return [{key: value for key, value in row.items() if key != "seconds"} for row in csv.DictReader(file)]
+
+
+@pytest.fixture()
+def finished(config: Config, search_file: SearchFile, tmp_path: Path) -> Path:
+    done = evolve("run", search_file(config))
+    assert done.returncode == 0, done.stderr
+    return tmp_path / "results" / "small"
+
+
+def test_a_run_leaves_everything_and_the_report_is_true(finished: Path, config: Config, tmp_path: Path) -> None:
+    for name in ("search.yaml", "study.db", "best.yaml", "report.md", "trials.csv", "environment.json"):
+        assert (finished / name).stat().st_size > 0
+    assert len(trials_of(finished)) == 20
+    documents = {name: json.loads((finished / "documents" / f"{name}.json").read_text()) for name in
+                 ("search", "selection", "report")}  # fmt: skip
+    for task in ("demo_reverse", "demo_pick"):
+        sets = [set(documents[name][task]) for name in documents]
+        assert [len(each) for each in sets] == [8, 16, 32]
+        assert len(set.union(*sets)) == 56
+
+    recipe = Recipe.from_yaml((finished / "best.yaml").read_text())
+    memory = dict(merge(plan(recipe, {name: open_checkpoint(name) for name in recipe.references})))
+    written = load_file(finished / "checkpoint" / "model.safetensors")
+    assert memory.keys() == written.keys()
+    assert all(torch.equal(memory[name], written[name]) for name in memory)
+
+    stock(finished, config, tmp_path)
+
+    again = evolve("run", finished / "search.yaml")
+    assert again.returncode == 0, again.stderr
+    assert "worker" not in again.stdout  # nothing was left to do
+
+    moved = tmp_path / "elsewhere" / "small"
+    shutil.copytree(finished, moved)
+    for words in (("status", moved), ("report", moved)):
+        told = evolve(*words, cwd=tmp_path)
+        assert told.returncode == 0, told.stderr
+    assert (moved / "report.md").read_text().splitlines()[:10] == (finished / "report.md").read_text().splitlines()[:10]
+
+
+def stock(finished: Path, config: Config, tmp_path: Path) -> None:
+    """The winner's row by lm-eval's own command line: the same metrics, the same verdict on each document."""
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "lm_eval", "--model", "hf"),
+            *("--model_args", f"pretrained={finished / 'checkpoint'},dtype=float32"),
+            *("--tasks", "demo_reverse,demo_pick", "--include_path", str(DEMO)),
+            *("--samples", str(finished / "documents" / "report.json"), "--batch_size", "32", "--device", "cpu"),
+            *("--log_samples", "--output_path", str(tmp_path / "stock")),
+        ],
+        cwd=DEMO.parents[1],
+        env=environment() | {"HF_DATASETS_OFFLINE": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    results = json.loads(next((tmp_path / "stock").rglob("results_*.json")).read_text())["results"]
+    ours = [
+        scores
+        for path in (finished / "scores").iterdir()
+        if len((scores := json.loads(path.read_text()))["values"]["demo_pick"]) == 32
+    ]
+    for task, metric in (("demo_reverse", "exact_match"), ("demo_pick", "acc")):
+        samples = [
+            json.loads(line)
+            for line in next((tmp_path / "stock").rglob(f"samples_{task}_*.jsonl")).read_text().splitlines()
+        ]
+        verdicts = {str(sample["doc_id"]): float(sample[metric]) for sample in samples}
+        assert len(verdicts) == 32
+        same = [scores for scores in ours if scores["values"][task] == verdicts]
+        assert same
+        assert results[task][f"{metric},none"] == pytest.approx(same[0]["metrics"][task], abs=1e-12)
+        winner = next(line for line in (finished / "report.md").read_text().splitlines() if "**winner**" in line)
+        assert f"{100 * results[task][f'{metric},none']:.1f}" in winner
+
+
+def test_two_workers_on_ray_give_the_same_trials(
+    finished: Path, config: Config, search_file: SearchFile, tmp_path: Path
+) -> None:
+    config["name"], config["run"]["workers"] = "two", 2
+    done = evolve("run", search_file(config))
+    assert done.returncode == 0, done.stderr
+    assert "2 workers" in done.stdout
+    assert trials_of(tmp_path / "results" / "two") == trials_of(finished)
+    assert (tmp_path / "results" / "two" / "best.yaml").read_text() == (finished / "best.yaml").read_text()
+
+
+def test_a_larger_budget_goes_on_and_says_that_the_report_was_open(
+    finished: Path, config: Config, search_file: SearchFile
+) -> None:
+    before = trials_of(finished)
+    config["search"]["trials"] = 24
+    done = evolve("run", search_file(config))
+    assert done.returncode == 0, done.stderr
+    assert trials_of(finished)[:20] == before
+    assert len(trials_of(finished)) == 24
+    assert "had been opened before, after 20 trials" in (finished / "report.md").read_text()
+
+
+def test_another_configuration_is_refused_by_its_keys(
+    finished: Path, config: Config, search_file: SearchFile
+) -> None:
+    config["space"]["layers"] = 3
+    config["score"]["documents"]["search"] = 9
+    done = evolve("run", search_file(config))
+    assert done.returncode == 2
+    assert "space.layers (was 2, is 3)" in done.stderr
+    assert "score.documents.search (was 8, is 9)" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_changed_weights_are_refused(config: Config, search_file: SearchFile, tmp_path: Path) -> None:
+    mine = tmp_path / "sort"
+    shutil.copytree(DEMO / "models" / "sort", mine)
+    config["models"]["sources"][1] = str(mine)
+    config["search"]["trials"] = 4
+    assert evolve("run", search_file(config)).returncode == 0
+    shutil.copyfile(DEMO / "models" / "second" / "model.safetensors", mine / "model.safetensors")
+    done = evolve("run", search_file(config))
+    assert done.returncode == 2
+    assert "models.content" in done.stderr
+
+
+def test_a_resolved_configuration_is_a_configuration(finished: Path) -> None:
+    resolved = yaml.safe_load((finished / "search.yaml").read_text())
+    assert resolved["search"]["population"] == 4
+    assert os.path.isabs(resolved["models"]["base"])
