@@ -33,6 +33,7 @@ class Ledger:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self.url, self.name = url, name
         arguments = {"connect_args": {"timeout": SQLITE_WAIT}} if url.startswith("sqlite") else {"pool_pre_ping": True}
+        check_url(url)
         with storage_errors(url):
             storage = RDBStorage(url, engine_kwargs=arguments)
             if must_exist and name not in storage_names(storage):
@@ -111,9 +112,20 @@ def storage_errors(url: str) -> Iterator[None]:
         ) from error
 
 
-def hidden(url: str) -> str:
-    """The URL without its password."""
+def check_url(url: str) -> None:
+    """Raises RunError for what is no database URL. It is not shown: it may hold a password."""
     try:
-        return sqlalchemy.engine.make_url(url).render_as_string(hide_password=True)
-    except sqlalchemy.exc.ArgumentError:
+        sqlalchemy.engine.make_url(url)
+    except (sqlalchemy.exc.ArgumentError, ValueError):
+        raise RunError(
+            "run.storage: is not a database URL; write one such as postgresql://user:password@host:5432/name, "
+            "or null for a file in the run's folder"
+        ) from None
+
+
+def hidden(url: str) -> str:
+    """The URL without its password, and without its options, which may hold one."""
+    try:
+        return sqlalchemy.engine.make_url(url).set(query={}).render_as_string(hide_password=True)
+    except (sqlalchemy.exc.ArgumentError, ValueError):
         return "not a database URL"

@@ -28,13 +28,18 @@ class SearchSpace:
         values: dict[str, Value] = {}
         for gene, unit in zip(self.genes, point, strict=True):
             value = gene.from_unit(unit)
-            values[gene.name] = value if gene.choices else round(float(value), DECIMALS)
+            values[gene.name] = value if gene.choices else rounded(gene, float(value))
         return values
 
     def decode(self, point: Sequence[float]) -> Recipe:
         """The recipe at `point`. Points that lead to one recipe give equal digests."""
         values = self.named(point)
         return Recipe.model_validate(recipe_of(self.spec, lambda gene: values[gene.name]))
+
+
+def rounded(gene: Gene, value: float) -> float:
+    """To `DECIMALS`, but never beyond the gene's bounds, which may have more (1/3)."""
+    return min(max(round(value, DECIMALS), gene.low), gene.high)
 
 
 def search_space(spec: Spec) -> SearchSpace:

@@ -1,0 +1,212 @@
+"""What holds for every row of OPTIMIZERS: a new optimizer is tested by being in the table."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from evolve.optimizers import OPTIMIZERS
+from evolve.optimizers.optimizer import Optimizer, Problem
+from evolve.trial import Observation, Point
+from search_spaces.gene import Gene
+
+GENES = (Gene("a", 0.1, 0.7), Gene("b", -1.0, 2.0), Gene("c", 0.0, 1.5), Gene("d", 1 / 3, 1.0))
+MIXED = (Gene("method", choices=("ties", "slerp", "linear")), *GENES[:2], Gene("flag", choices=(True, False)))
+START: tuple[Point, ...] = ((0.5, 0.5, 0.5, 0.5), (0.0, 1.0, 0.25, 1.0), (0.1, 0.2, 0.3, 0.4))
+MIXED_START: tuple[Point, ...] = ((0.5 / 3, 0.5, 0.5, 0.25), (1.5 / 3, 1.0, 0.0, 0.75))
+Told = list[Observation]
+Value = Callable[[Point], float]
+
+
+def problem(name: str, genes: tuple[Gene, ...] = GENES, start: tuple[Point, ...] = START, seed: int = 3) -> Problem:
+    return Problem(genes, start, seed, OPTIMIZERS[name].population(len(genes)))
+
+
+def make(name: str, **changes: object) -> Optimizer:
+    return OPTIMIZERS[name].make(problem(name, **changes))  # type: ignore[arg-type]
+
+
+def sphere(point: Point) -> float:
+    return -sum((x - 0.7) ** 2 for x in point)
+
+
+def seen(points: Sequence[Point], first: int, value: Value = sphere) -> Told:
+    return [Observation(first + i, point, value(point), 0.01, 50) for i, point in enumerate(points)]
+
+
+def advance(optimizer: Optimizer, generations: int, value: Value = sphere) -> list[Told]:
+    history: list[Told] = []
+    for _ in range(generations):
+        history.append(seen(optimizer.ask(), sum(map(len, history)), value))
+        optimizer.tell(history[-1])
+    return history
+
+
+def replay(optimizer: Optimizer, history: Sequence[Told]) -> list[list[Point]]:
+    asked = []
+    for told in history:
+        asked.append(optimizer.ask())
+        optimizer.tell(told)
+    return asked
+
+
+def points_of(history: Sequence[Told]) -> list[list[Point]]:
+    return [[each.point for each in told] for told in history]
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize(("genes", "start"), [(GENES, START), (MIXED, MIXED_START), (GENES, ()), (GENES[:1], ())])
+def test_points_lie_in_the_cube(name: str, genes: tuple[Gene, ...], start: tuple[Point, ...]) -> None:
+    optimizer = make(name, genes=genes, start=start)
+    population = OPTIMIZERS[name].population(len(genes))
+    for generation in range(6):
+        points = optimizer.ask()
+        assert len(points) == (len(start) if start and generation == 0 else population)
+        for point in points:
+            assert isinstance(point, tuple)
+            assert len(point) == len(genes)
+            assert all(type(unit) is float and 0.0 <= unit <= 1.0 for unit in point)
+        optimizer.tell(seen(points, 0))
+    recommended = optimizer.recommend()
+    assert recommended is None or (len(recommended) == len(genes) and all(0 <= unit <= 1 for unit in recommended))
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_start_points_come_first(name: str) -> None:
+    for genes, start in ((GENES, START), (MIXED, MIXED_START)):
+        for asked, wanted in zip(make(name, genes=genes, start=start).ask(), start, strict=True):
+            assert asked == pytest.approx(wanted, abs=1e-12)
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_the_ends_of_every_gene_can_start_a_search(name: str) -> None:
+    """Binary fractions do not add up: low + 1.0 * (high - low) may lie beyond high."""
+    generator = random.Random(0)
+    for _ in range(30):
+        low = generator.uniform(-2, 2)
+        genes = tuple(Gene(f"g{i}", low, low + generator.uniform(0.1, 3)) for i in range(3))
+        (point,) = make(name, genes=genes, start=((1.0, 0.0, 1.0),)).ask()
+        assert point == pytest.approx((1.0, 0.0, 1.0), abs=1e-9)
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_the_same_problem_asks_the_same_points(name: str) -> None:
+    assert advance(make(name), 6) == advance(make(name), 6)
+    assert advance(make(name, seed=4), 6)[1:] != advance(make(name), 6)[1:]
+    assert advance(make(name, seed=2**70 + 1), 3) == advance(make(name, seed=2**70 + 1), 3)
+
+
+def failing(point: Point) -> float:
+    """Every failure is told as one low value, as the loop does it."""
+    return -9.0 if point[0] > 0.5 else sphere(point)
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize("value", [sphere, failing])
+@pytest.mark.parametrize("genes", [GENES, MIXED])
+def test_replay_continues_where_it_ended(name: str, value: Value, genes: tuple[Gene, ...]) -> None:
+    start = START if genes is GENES else MIXED_START
+    whole = advance(make(name, genes=genes, start=start), 8, value)
+    for cut in (1, 3, 7):
+        optimizer = make(name, genes=genes, start=start)
+        assert replay(optimizer, whole[:cut]) == points_of(whole[:cut])
+        assert replay(optimizer, whole[cut:]) == points_of(whole[cut:])
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize("size", [1e-12, 1e-3])
+def test_recorded_points_are_the_truth(name: str, size: float) -> None:
+    """Another machine's arithmetic asked for slightly other points; the search goes on from these."""
+
+    def moved(told: Told) -> Told:
+        return [replace(each, point=tuple(min(1.0, unit + size) for unit in each.point)) for each in told]
+
+    first = make(name)
+    history = [moved(told) for told in advance(make(name), 5)]
+    replay(first, history)
+    ongoing = advance(first, 3)
+    second = make(name)
+    replay(second, history)
+    assert advance(second, 3) == ongoing
+    third = make(name)
+    replay(third, [*history, *ongoing[:2]])
+    assert [each.point for each in ongoing[2]] == third.ask()
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_global_random_state_is_neither_used_nor_touched(name: str) -> None:
+    np.random.seed(1)
+    random.seed(1)
+    reference = advance(make(name), 5)
+    np.random.seed(2)
+    random.seed(2)
+    before = np.random.get_state()[1].copy(), random.getstate()  # type: ignore[union-attr,index]
+    optimizer = make(name)
+    points = []
+    for told in reference:
+        points.append(optimizer.ask())
+        assert (np.random.get_state()[1] == before[0]).all()  # type: ignore[index]
+        assert random.getstate() == before[1]
+        optimizer.tell(told)
+        random.seed(2)
+    assert points == points_of(reference)
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_the_population_depends_on_the_genes_alone(name: str) -> None:
+    population = OPTIMIZERS[name].population
+    sizes = [population(d) for d in (1, 2, 3, 10, 100, 1000)]
+    assert min(sizes) >= 2
+    assert sizes == [population(d) for d in (1, 2, 3, 10, 100, 1000)]
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize("population", [2, 3, 7])
+def test_a_population_that_the_user_chose_is_kept(name: str, population: int) -> None:
+    optimizer = OPTIMIZERS[name].make(Problem(GENES, (), 0, population))
+    for _ in range(5):
+        points = optimizer.ask()
+        assert len(points) == population
+        optimizer.tell(seen(points, 0))
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_a_plateau_breaks_nothing(name: str) -> None:
+    """All values equal, as when every candidate answers every document alike, or all failed."""
+    optimizer = make(name)
+    generations = 300 if name == "cma" else 30
+    for told in advance(optimizer, generations, lambda _: 0.25):
+        for each in told:
+            assert all(0.0 <= unit <= 1.0 for unit in each.point)
+    assert len({each for told in advance(optimizer, 1, lambda _: 0.25) for each in told}) > 1
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_a_solved_problem_is_still_asked_on(name: str) -> None:
+    """Long after pycma's own stopping criteria are met, there is a next generation, and it replays."""
+    if name != "cma":
+        pytest.skip("stops at nothing")
+    history = advance(make(name, genes=GENES[:2], start=()), 150)
+    optimizer = make(name, genes=GENES[:2], start=())
+    assert replay(optimizer, history) == points_of(history)
+    assert max(each.value for each in history[-1]) > -1e-6
+
+
+def best_of(name: str, seed: int, trials: int) -> float:
+    genes = tuple(Gene(f"g{i}") for i in range(10))
+    optimizer = make(name, genes=genes, start=((0.3,) * 10,), seed=seed)
+    values: list[float] = []
+    while len(values) < trials:
+        told = seen(optimizer.ask(), len(values))
+        optimizer.tell(told)
+        values += [each.value for each in told]
+    return max(values[:trials])
+
+
+def test_cma_beats_random_search_on_a_sphere() -> None:
+    cma, uniform = (np.mean([best_of(name, seed, 200) for seed in range(5)]) for name in ("cma", "random"))
+    assert cma > uniform / 4  # values are negative distances: at most a quarter of random's
