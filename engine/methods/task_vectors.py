@@ -16,8 +16,8 @@ import torch
 from engine.errors import RecipeError
 from engine.methods.method import INT8_MASK, Parameter, Rng
 
-HISTOGRAM_FROM = 1 << 13
-"""Elements from which counting magnitudes is faster than partitioning them."""
+SORT_BELOW = 1 << 13
+"""Elements below which a sort costs no more than a selection."""
 CHUNK = 1 << 20
 """Elements counted at once: bincount takes 8 bytes for each."""
 
@@ -112,10 +112,17 @@ def _mix_agreeing(weighted: list[torch.Tensor], w: Sequence[float], normalize: b
 
 
 def keep_largest(delta: torch.Tensor, density: float) -> torch.Tensor:
-    """Return delta with only its k = max(1, int(density n)) largest magnitudes; ties go to the lowest index."""
+    """Return delta with only its k = max(1, int(density n)) largest magnitudes.
+
+    Of magnitudes equal to the smallest kept one, the first by position are kept; in small tensors those that torch's
+    sort puts first, which is what mergekit does for tensors of all sizes (differences of bfloat16 have many ties).
+    """
     k = max(1, int(density * delta.numel()))
     magnitude = delta.abs().flatten()
-    if magnitude.device.type == "cpu":
+    if magnitude.numel() < SORT_BELOW:
+        kept = torch.argsort(magnitude, descending=True)[:k]
+        mask = torch.zeros_like(magnitude, dtype=torch.bool).index_fill_(0, kept, True)
+    elif magnitude.device.type == "cpu":
         mask = torch.from_numpy(_largest(magnitude.numpy(), k))
     else:
         mask = _largest_by_topk(magnitude, k)
@@ -133,7 +140,7 @@ def _largest(magnitude: Array, k: int) -> Array:
 
 def _kth_largest(magnitude: Array, k: int) -> Any:
     n = magnitude.size
-    if n < HISTOGRAM_FROM or magnitude.dtype != np.float32:
+    if magnitude.dtype != np.float32:
         return np.partition(magnitude, n - k)[n - k]
     # Non-negative floats are ordered as their bits are: count by the upper 13, then select within one count's bits.
     bits = magnitude.view(np.uint32)

@@ -1,0 +1,143 @@
+"""Genes and recipes: what a space spans, and that every point of it is a recipe that means what it says."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from engine.methods import METHODS
+from engine.recipe import Recipe
+from search_spaces import SPACES
+from search_spaces.assemble import Spec, labels
+from search_spaces.bounds import Bounds, Choices, Fixed, Range
+from search_spaces.depth import Family, block_ranges
+from search_spaces.gene import Gene
+from search_spaces.space import SearchSpace, search_space
+
+FAMILY = Family("org/base", ("org/math", "b+c/math", "org/chat"), 6, ("embed.weight", "norm.weight"), "bfloat16")
+
+
+def space(
+    methods: tuple[str, ...] = ("ties",),
+    kind: str = "blocks",
+    count: int = 2,
+    modules: tuple[str, ...] = (),
+    bounds: Mapping[str, Bounds] | None = None,
+) -> SearchSpace:
+    return search_space(Spec(FAMILY, methods, SPACES[kind], count, modules, bounds or {}, seed=3))
+
+
+SHAPES = [
+    ("blocks", 1, ()),
+    ("blocks", 4, ("self_attn", "mlp")),
+    ("per_layer", 0, ("mlp",)),
+    ("smooth", 3, ("self_attn",)),
+]
+
+
+@pytest.mark.parametrize(("kind", "count", "modules"), SHAPES)
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_and_space_gives_recipes(method: str, kind: str, count: int, modules: tuple[str, ...]) -> None:
+    made = space((method,), kind, count, modules)
+    for point in (*made.start, (0.0,) * len(made.genes), (1.0,) * len(made.genes)):
+        recipe = made.decode(point)
+        assert recipe.merge_method == method
+        assert Recipe.from_yaml(recipe.to_yaml()).digest == recipe.digest
+
+
+def test_genes_are_blocks_times_groups_times_sources_and_one_group_outside() -> None:
+    made = space(("task_arithmetic",), "blocks", 4, ("self_attn", "mlp"))
+    assert len(made.genes) == 3 * (4 * 3 + 1)
+    names = {gene.name for gene in made.genes}
+    assert {"weight.math.outer", "weight.math-2.mlp.layers_1_2", "weight.chat.rest.layers_4_5"} <= names
+
+
+def test_methods_share_genes_where_bounds_agree() -> None:
+    alone = {gene.name for gene in space(("ties",)).genes}
+    both = {gene.name for gene in space(("ties", "task_arithmetic")).genes}
+    assert both == alone | {"method"}
+
+
+def test_methods_with_other_bounds_have_their_own_genes() -> None:
+    names = {gene.name for gene in space(("linear", "ties")).genes}
+    assert any(name.startswith("linear.weight") for name in names)
+    assert any(name.startswith("ties.weight") for name in names)
+
+
+def test_pairs_are_a_gene_for_methods_of_two_models() -> None:
+    made = space(("slerp",))
+    pick = next(gene for gene in made.genes if gene.name == "slerp.models")
+    assert len(pick.choices) == 6
+    recipe = made.decode([gene.to_unit("math+chat") if gene is pick else 0.5 for gene in made.genes])
+    assert recipe.base_model == "org/math"
+    assert set(recipe.references) == {"org/math", "org/chat"}
+
+
+def test_fixed_and_chosen_parameters() -> None:
+    made = space(bounds={"density": Fixed(0.3), "normalize": Choices((True, False)), "weight": Range(0.2, 0.4)})
+    assert not [gene for gene in made.genes if "density" in gene.name]
+    assert next(gene for gene in made.genes if gene.name == "normalize").choices == (True, False)
+    recipe = made.decode(made.start[0])
+    assert recipe.parameters is not None
+    assert recipe.parameters["density"] == 0.3
+
+
+def test_start_points_are_uniform_strengths() -> None:
+    made = space(("task_arithmetic",), bounds={"weight": Range(0.0, 2.0)})
+    weights = [{round(float(v), 2) for v in made.named(point).values()} for point in made.start]
+    assert weights == [{0.33}, {0.3}, {0.6}, {1.0}]
+
+
+@given(st.integers(1, 40), st.integers(1, 40))
+def test_blocks_cover_the_layers_once(count: int, layers: int) -> None:
+    count = min(count, layers)
+    ranges = block_ranges(count, layers)
+    assert list(itertools.chain(*(range(a, b) for a, b in ranges))) == list(range(layers))
+    sizes = [b - a for a, b in ranges]
+    assert max(sizes) - min(sizes) <= 1
+
+
+@given(st.floats(-5, 5), st.floats(0.01, 5), st.floats(0, 1))
+def test_continuous_genes_go_there_and_back(low: float, width: float, unit: float) -> None:
+    gene = Gene("g", low, low + width)
+    assert gene.to_unit(gene.from_unit(unit)) == pytest.approx(unit, abs=1e-9)
+    assert low <= float(gene.from_unit(unit)) <= low + width + 1e-9
+
+
+@given(st.lists(st.text(min_size=1), min_size=1, max_size=9, unique=True), st.data())
+def test_choices_go_there_and_back(choices: list[str], data: st.DataObject) -> None:
+    gene = Gene("g", choices=tuple(choices))
+    value = data.draw(st.sampled_from(choices))
+    assert gene.from_unit(gene.to_unit(value)) == value
+    assert gene.from_unit(1.0) == choices[-1]
+
+
+@settings(max_examples=30)
+@given(st.data())
+def test_decoding_is_a_function_of_the_values(data: st.DataObject) -> None:
+    made = space(("ties", "slerp"), "smooth", 2, ("mlp",))
+    point = tuple(data.draw(st.floats(0, 1)) for _ in made.genes)
+    again = tuple(gene.to_unit(value) for gene, value in zip(made.genes, made.named(point).values(), strict=True))
+    assert made.decode(point).digest == made.decode(again).digest
+
+
+def test_one_block_is_the_uniform_space() -> None:
+    """Differential: one block, and blocks that all have the same values, merge alike."""
+    one, four = space(("ties",), "blocks", 1), space(("ties",), "blocks", 4)
+    assert {gene.name.replace(".layers", "") for gene in one.genes} == {
+        gene.name.split(".layers")[0] for gene in four.genes
+    }
+
+
+def test_labels_are_short_and_distinct() -> None:
+    assert labels(FAMILY.models) == {
+        "org/base": "base",
+        "org/math": "math",
+        "b+c/math": "math-2",
+        "org/chat": "chat",
+    }
+    assert labels(("a/x@main", "b/x"))["a/x@main"] == "x"
