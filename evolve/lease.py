@@ -146,7 +146,10 @@ class Lease:
     def _dead(self, holder: Holder) -> bool:
         if holder.host == socket.gethostname():
             try:
-                return abs(psutil.Process(holder.pid).create_time() - holder.started) > 1
+                process = psutil.Process(holder.pid)
+                # A killed driver stays a zombie until its parent asks for its end: in a container, perhaps never.
+                ended = process.status() == psutil.STATUS_ZOMBIE
+                return ended or abs(process.create_time() - holder.started) > 1
             except psutil.NoSuchProcess:
                 return True
         deadline = time.monotonic() + PATIENCE

@@ -1,0 +1,194 @@
+"""One driver per run, whatever ends the one before."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import create_engine, select, update
+
+from evolve import lease as module
+from evolve.errors import RunError
+from evolve.lease import LEASES, Lease
+
+ROOT = Path(__file__).parents[2]
+HOLD = """
+import sys, time
+from evolve.lease import Lease
+with Lease(sys.argv[1], "run"):
+    print("held", flush=True)
+    sys.stdin.readline()
+"""
+
+
+@pytest.fixture
+def url(tmp_path: Path) -> str:
+    return f"sqlite:///{tmp_path / 'study.db'}"
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "BEAT", 0.05)
+    monkeypatch.setattr(module, "PATIENCE", 1.5)
+
+
+@pytest.fixture
+def driver(url: str) -> Iterator[subprocess.Popen[str]]:
+    """A second process that holds the lease until a line comes in."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", HOLD, url],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    assert process.stdin is not None
+    assert process.stdout.readline() == "held\n"
+    yield process
+    process.kill()
+    process.wait()
+    process.stdin.close()
+    process.stdout.close()
+
+
+def change(url: str, **values: Any) -> None:
+    engine = create_engine(url)
+    with engine.begin() as connection:
+        connection.execute(update(LEASES).values(**values))
+    engine.dispose()
+
+
+def row(url: str) -> Any:
+    engine = create_engine(url)
+    with engine.connect() as connection:
+        found = connection.execute(select(LEASES)).one()
+    engine.dispose()
+    return found
+
+
+def wait_for(condition: Callable[[], bool], seconds: float = 10) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it never came"
+        time.sleep(0.02)
+
+
+def test_a_second_driver_is_refused_and_a_killed_one_followed_at_once(url: str, driver: subprocess.Popen[str]) -> None:
+    with pytest.raises(RunError, match=f"process {driver.pid} on .* is already driving this run"), Lease(url, "run"):
+        pass
+    holder = Lease(url, "run").living()
+    assert holder is not None
+    assert holder.pid == driver.pid
+    with Lease(url, "another run in the same database"):
+        pass
+    driver.send_signal(signal.SIGKILL)
+    # It is a zombie until its parent asks for its end, which in a container may be never.
+    wait_for(lambda: Lease(url, "run").living() is None, 5)
+    start = time.monotonic()
+    with Lease(url, "run") as lease:
+        lease.check()
+    assert time.monotonic() - start < 5
+
+
+def test_a_driver_that_ends_leaves_the_lease_free(url: str, driver: subprocess.Popen[str]) -> None:
+    driver.communicate("\n")
+    assert row(url).owner == ""
+    assert Lease(url, "run").living() is None
+    for _ in range(2):
+        with Lease(url, "run"):
+            pass
+
+
+def test_an_error_leaves_the_lease_free(url: str) -> None:
+    with pytest.raises(KeyboardInterrupt), Lease(url, "run"):
+        raise KeyboardInterrupt
+    with Lease(url, "run") as lease:
+        holder = lease.holder()
+        assert holder is not None
+        assert (holder.pid, holder.host) == (os.getpid(), socket.gethostname())
+
+
+def test_a_driver_in_this_process_refuses_another_thread(url: str) -> None:
+    with Lease(url, "run"), pytest.raises(RunError, match="already driving"), Lease(url, "run"):
+        pass
+
+
+def test_a_pid_that_was_given_anew_is_no_driver(url: str) -> None:
+    with Lease(url, "run"):
+        pass
+    change(url, owner="before", host=socket.gethostname(), pid=os.getpid(), started=1e9)
+    with Lease(url, "run"):
+        pass
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_moving_counter_on_another_machine_refuses(url: str) -> None:
+    with Lease(url, "run"):
+        change(url, host="elsewhere")
+        with pytest.raises(RunError, match="on elsewhere is already driving"), Lease(url, "run"):
+            pass
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_silent_driver_on_another_machine_is_followed(url: str) -> None:
+    with Lease(url, "run"):
+        pass
+    change(url, owner="before", host="elsewhere", beat=7)
+    assert Lease(url, "run").living() is not None  # nobody can know without waiting
+    start = time.monotonic()
+    with Lease(url, "run") as lease:
+        assert time.monotonic() - start >= 1.5
+        lease.check()
+        assert row(url).host == socket.gethostname()
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_lost_lease_says_so_and_stays_lost(url: str) -> None:
+    with Lease(url, "run") as lease:
+        lease.check()
+        change(url, owner="another", host="elsewhere", pid=12, beat=0)
+
+        def lost() -> bool:
+            try:
+                lease.check()
+            except RunError as error:
+                return "process 12 on elsewhere took this run over" in str(error)
+            return False
+
+        wait_for(lost)
+    assert row(url).owner == "another"  # leaving does not free what another one holds
+
+
+@pytest.mark.usefixtures("quick")
+def test_the_counter_moves_while_the_lease_is_held(url: str) -> None:
+    with Lease(url, "run"):
+        wait_for(lambda: row(url).beat >= 3)
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_database_that_is_away_for_a_while_loses_nothing(url: str, tmp_path: Path) -> None:
+    with Lease(url, "run") as lease:
+        wait_for(lambda: row(url).beat >= 1)
+        engine = create_engine(url)
+        with engine.begin() as connection:
+            connection.execute(update(LEASES).values(started=LEASES.c.started))  # a writer holds the file's lock
+            time.sleep(0.5)
+        engine.dispose()
+        before = row(url).beat
+        wait_for(lambda: row(url).beat > before)
+        lease.check()
+
+
+def test_a_database_that_cannot_be_reached_is_a_run_error(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match=r"run\.storage"), Lease(f"sqlite:///{tmp_path}/none/study.db", "run"):
+        pass
