@@ -112,7 +112,8 @@ def stack(spec: Spec, method: str, parameter: Parameter, model: str | None, boun
 def ambiguous(spec: Spec, parameter: Parameter) -> bool:
     """Whether the searched methods differ on the parameter's bounds, so that each needs genes of its own."""
     rows = (row for name in spec.methods for row in METHODS[name].parameters if row.name == parameter.name)
-    return len({effective(row, spec.bounds) for row in rows}) > 1
+    ranges = [bounds for bounds in (effective(row, spec.bounds) for row in rows) if isinstance(bounds, Range)]
+    return any(bounds != ranges[0] for bounds in ranges)
 
 
 def chosen_models(spec: Spec, name: str, value_of: ValueOf) -> tuple[str, ...]:
