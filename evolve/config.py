@@ -140,7 +140,7 @@ class Score(Section):
     dtype: Literal["float32", "bfloat16", "float16"] | None = Field(
         None, description="of the scored model; null: as the base"
     )
-    batch_size: int = Field(32, ge=1, description="documents in one forward pass")
+    batch_size: int = Field(32, ge=1, description="requests in one forward pass")
     max_length: int | None = Field(None, ge=1, description="tokens; null: as the model says")
     apply_chat_template: bool = False
     fewshot_as_multiturn: bool = True

@@ -11,6 +11,7 @@ import psutil
 from evolve.setting import DTYPES, Setting
 
 PROCESS_BYTES = 700 * 2**20  # a Python process with torch, transformers and lm-eval loaded
+TOKENS = 256  # of a request, for the size of a batch's logits
 DRIVER_BYTES = 900 * 2**20  # the driver itself, and Ray's own processes
 
 
@@ -50,7 +51,7 @@ def worker_bytes(setting: Setting) -> int:
     models = len(setting.checkpoints)
     largest = max(elements, default=0) * 4 * (2 * models + 2)  # float32 inputs, task vectors, the result
     vocabulary = int(base.config.get("vocab_size") or 0)
-    logits = setting.config.score.batch_size * 256 * vocabulary * 4 * 2
+    logits = setting.config.score.batch_size * TOKENS * vocabulary * itemsize
     return PROCESS_BYTES + sum(elements) * itemsize + largest + logits
 
 
