@@ -20,7 +20,8 @@ BLOCK = re.compile(r"```(\w*)\n(.*?)```", re.DOTALL)
 
 
 def blocks(language: str) -> list[str]:
-    return [text for page in PAGES for kind, text in BLOCK.findall(page.read_text(encoding="utf-8")) if kind == language]
+    found = [block for page in PAGES for block in BLOCK.findall(page.read_text(encoding="utf-8"))]
+    return [text for kind, text in found if kind == language]
 
 
 def test_yaml_examples_are_searches_or_recipes() -> None:
