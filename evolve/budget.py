@@ -29,11 +29,16 @@ class Budget:
             used += max(finished, default=start) - start
         return cls(search.trials, search.hours, search.documents, used, time.time())
 
-    def left(self, trials: Collection[Trial]) -> int:
-        """How many more candidates may be evaluated now."""
+    def left(self, trials: Collection[Trial], generation: int) -> int:
+        """How many more candidates of `generation` may be evaluated now.
+
+        Documents are counted up to the generation before, so that a search which was interrupted within one ends
+        where it would have ended.
+        """
         hours = (self.used_seconds + time.time() - self.started) / 3600
         if self.hours is not None and hours >= self.hours:
             return 0
-        if self.documents is not None and sum(trial.documents for trial in trials) >= self.documents:
+        scored = sum(trial.documents for trial in trials if trial.generation < generation)
+        if self.documents is not None and scored >= self.documents:
             return 0
         return max(0, self.trials - len(trials))

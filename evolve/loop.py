@@ -85,7 +85,8 @@ def evaluate(
     """Trials of the candidates, as they finish. A recipe that was scored before is not scored again."""
     scored = {trial.digest: trial for trial in known if trial.failure is None}
     twins: dict[str, list[Candidate]] = {}
-    for candidate in candidates[: budget.left(list(known))]:
+    room = budget.left(list(known), candidates[0].generation) if candidates else 0
+    for candidate in candidates[:room]:
         twins.setdefault(candidate.recipe.digest, []).append(candidate)
     jobs = [
         Job(key=digest, documents="search", recipe=group[0].recipe)
