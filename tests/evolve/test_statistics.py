@@ -1,0 +1,136 @@
+"""Standard errors and intervals claim what they should: checked on data whose truth is known."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from evolve import statistics
+from evolve.statistics import oriented, paired_difference, standard_error, weighted_mean
+
+Values = dict[str, dict[int, float]]
+
+
+@pytest.fixture(autouse=True)
+def _few_resamples(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(statistics, "RESAMPLES", 1000)
+
+
+def values(**tasks: object) -> Values:
+    return {task: {i: float(x) for i, x in enumerate(np.asarray(scores))} for task, scores in tasks.items()}
+
+
+def test_the_mean_is_weighted_over_tasks_not_documents() -> None:
+    scores = values(a=[1, 1, 1, 1, 1, 1], b=[0, 0])
+    assert weighted_mean(scores, {"a": 1.0, "b": 1.0}) == 0.5
+    assert weighted_mean(scores, {"a": 1.0, "b": 3.0}) == 0.25
+    assert weighted_mean(scores, {"a": 1.0, "b": 3.0, "not scored": 9.0}) == 0.25
+
+
+def test_the_standard_error_is_the_formula() -> None:
+    a, b = [0.0, 1.0, 1.0, 0.0, 1.0], [2.0, 5.0, 5.0]
+    by_hand = math.sqrt((1 / 4) ** 2 * np.var(a, ddof=1) / 5 + (3 / 4) ** 2 * np.var(b, ddof=1) / 3)
+    assert standard_error(values(a=a, b=b), {"a": 1.0, "b": 3.0}) == pytest.approx(by_hand)
+    assert standard_error(values(a=a, b=b), {"a": 10.0, "b": 30.0}) == pytest.approx(by_hand)
+    assert standard_error(values(a=[1.0, 1.0]), {"a": 1.0}) == 0.0
+    assert standard_error(values(a=[1.0]), {"a": 1.0}) == 0.0
+
+
+def test_the_standard_error_is_the_spread_of_the_mean() -> None:
+    generator = np.random.default_rng(0)
+    weights = {"a": 1.0, "b": 2.0}
+    draws = [values(a=generator.random(30) < 0.7, b=generator.normal(size=50)) for _ in range(600)]
+    spread = np.std([weighted_mean(draw, weights) for draw in draws])
+    told = np.mean([standard_error(draw, weights) for draw in draws])
+    assert told == pytest.approx(spread, rel=0.1)
+
+
+def answers(generator: np.random.Generator, documents: int, gain: float) -> tuple[np.ndarray, np.ndarray]:
+    """Two models on the same documents, some of which are hard for both; the true difference is `gain`."""
+    ease = generator.uniform(0.1, 0.8, documents)
+    dice = generator.random(documents)
+    fresh = np.where(generator.random(documents) < 0.7, dice, generator.random(documents))
+    return dice < ease + gain, fresh < ease
+
+
+@pytest.mark.parametrize("gain", [0.0, 0.1])
+def test_the_interval_covers_the_truth_about_95_times_in_100(gain: float) -> None:
+    generator, covered, above, runs = np.random.default_rng(1), 0, 0, 400
+    weights = {"a": 1.0, "b": 1.0}
+    for run in range(runs):
+        pairs = {task: answers(generator, 80, gain) for task in weights}
+        ours, theirs = (values(**{task: pair[side] for task, pair in pairs.items()}) for side in (0, 1))
+        difference = paired_difference(ours, theirs, weights, seed=run)
+        assert difference.low <= difference.mean <= difference.high
+        covered += difference.low <= gain <= difference.high
+        above += difference.certain
+    assert 0.91 <= covered / runs <= 0.985
+    if gain == 0.0:
+        assert above / runs <= 0.055  # one side of the interval: 2.5 % are due
+
+
+def test_equal_models_are_never_told_apart() -> None:
+    ours = values(a=np.random.default_rng(2).random(40))
+    for seed in range(20):
+        difference = paired_difference(ours, ours, {"a": 1.0}, seed)
+        assert (difference.mean, difference.low, difference.high) == (0.0, 0.0, 0.0)
+        assert not difference.certain
+
+
+def test_pairing_narrows_the_interval() -> None:
+    generator = np.random.default_rng(3)
+    hardness = generator.normal(size=200)
+    ours, theirs = (values(a=hardness + 0.1 * generator.normal(size=200)) for _ in range(2))
+    paired = paired_difference(ours, theirs, {"a": 1.0}, seed=0)
+    unpaired = 2 * 1.96 * math.hypot(standard_error(ours, {"a": 1.0}), standard_error(theirs, {"a": 1.0}))
+    assert paired.high - paired.low < unpaired / 3
+
+
+def test_the_interval_is_that_of_the_paired_standard_error() -> None:
+    generator = np.random.default_rng(4)
+    ours, theirs = values(a=generator.normal(size=150), b=generator.normal(size=60)), values(a=[0] * 150, b=[0] * 60)
+    weights = {"a": 1.0, "b": 4.0}
+    difference = paired_difference(ours, theirs, weights, seed=0)
+    assert difference.mean == pytest.approx(weighted_mean(ours, weights))
+    assert difference.high - difference.low == pytest.approx(2 * 1.96 * standard_error(ours, weights), rel=0.12)
+
+
+def test_weights_decide_between_tasks() -> None:
+    generator = np.random.default_rng(5)
+    better, worse = 1 + generator.normal(size=50) / 9, -1 + generator.normal(size=50) / 9
+    ours, theirs = values(a=better, b=worse), values(a=[0] * 50, b=[0] * 50)
+    assert paired_difference(ours, theirs, {"a": 5.0, "b": 1.0}, 0).certain
+    assert paired_difference(ours, theirs, {"a": 1.0, "b": 5.0}, 0).high < 0
+
+
+def test_a_seed_gives_one_interval_whatever_the_order_of_documents() -> None:
+    ours = values(a=np.random.default_rng(6).random(30))
+    theirs = values(a=[0.5] * 30)
+    one = paired_difference(ours, theirs, {"a": 1.0}, 7)
+    assert one == paired_difference(ours, theirs, {"a": 1.0}, 7)
+    assert one != paired_difference(ours, theirs, {"a": 1.0}, 8)
+    turned = {"a": dict(reversed(theirs["a"].items()))}
+    assert one == paired_difference(ours, turned, {"a": 1.0}, 7)
+
+
+def test_other_documents_are_refused() -> None:
+    with pytest.raises(ValueError, match="a: the two models were scored on different documents"):
+        paired_difference(values(a=[1, 2, 3]), values(a=[1, 2]), {"a": 1.0}, 0)
+
+
+def test_lower_is_better_is_turned_round() -> None:
+    scores = values(loss=[1, 2], acc=[0, 1])
+    assert oriented(scores, {"loss": False, "acc": True}) == values(loss=[-1, -2], acc=[0, 1])
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.tuples(st.floats(-1e3, 1e3), st.floats(-1e3, 1e3)), min_size=1, max_size=20))
+def test_turning_the_comparison_turns_its_sign(pairs: list[tuple[float, float]]) -> None:
+    ours, theirs = values(a=[a for a, _ in pairs]), values(a=[b for _, b in pairs])
+    there, back = (paired_difference(x, y, {"a": 1.0}, 0) for x, y in ((ours, theirs), (theirs, ours)))
+    assert there.mean == pytest.approx(-back.mean, abs=1e-9)
+    assert there.low == pytest.approx(-back.high, abs=1e-6)
