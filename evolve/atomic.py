@@ -10,12 +10,14 @@ from typing import Any
 
 from evolve.errors import RunError
 
+UNFINISHED = ".unfinished"
+
 
 def write_text(path: Path, text: str) -> None:
     """Replace `path` by `text` in one step, on disk when it returns. Raises RunError."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=UNFINISHED)
         try:
             with os.fdopen(handle, "w", encoding="utf-8") as file:
                 file.write(text)
@@ -35,3 +37,9 @@ def write_text(path: Path, text: str) -> None:
 
 def write_json(path: Path, data: Any) -> None:
     write_text(path, json.dumps(data, indent=2, ensure_ascii=False) + "\n")
+
+
+def sweep(folder: Path) -> None:
+    """Remove what writers in `folder` and below left half-written when they were killed; none may be at work."""
+    for path in folder.rglob(f".*{UNFINISHED}"):
+        path.unlink(missing_ok=True)

@@ -88,6 +88,8 @@ def execute(module: str, function: str, *arguments: Any) -> None:
     try:
         getattr(importlib.import_module(module), function)(*arguments)
     except KeyboardInterrupt:
+        for each in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(each, signal.SIG_IGN)  # a second Ctrl-C would tear what libraries do at exit
         stop("\ninterrupted; what is finished is recorded: the same command goes on from there", 130)
     except Exception as error:
         if not is_users(error):

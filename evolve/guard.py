@@ -9,7 +9,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from evolve.atomic import write_text
+from evolve.atomic import sweep, write_text
 from evolve.config import BUDGET_KEYS, SearchConfig, load_config
 from evolve.errors import RunError
 from evolve.lease import Holder, Lease
@@ -40,7 +40,9 @@ def sole_driver(config: SearchConfig) -> Iterator[tuple[Ledger, Lease]]:
                 "make it writable or name another folder"
             ) from None
         ledger = Ledger(storage_url(config), config.name)
-        yield ledger, stack.enter_context(Lease(storage_url(config), config.name))
+        lease = stack.enter_context(Lease(storage_url(config), config.name))
+        sweep(folder)
+        yield ledger, lease
 
 
 def holder_of(config: SearchConfig) -> Holder | None:

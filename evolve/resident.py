@@ -8,7 +8,6 @@ written to shared memory and loaded from there: slower, always right.
 
 from __future__ import annotations
 
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from engine.merge import merge
 from engine.plan import Plan
 from engine.write import write_checkpoint
 from evolve.errors import ModelError
+from evolve.scratch import scratch
 
 SHARED_MEMORY = Path("/dev/shm")
 SHAPELESS = (
@@ -47,9 +47,9 @@ class Resident:
     def merged(self, plan: Plan) -> torch.nn.Module:
         """The module with the weights that `plan` makes. Raises NonFiniteWeights."""
         if self._parameters is None or not self._fits(plan):
-            with tempfile.TemporaryDirectory(dir=SHARED_MEMORY if SHARED_MEMORY.is_dir() else None) as scratch:
-                write_checkpoint(plan, Path(scratch) / "candidate", device=self._device)
-                return self.load_folder(Path(scratch) / "candidate")
+            with scratch(SHARED_MEMORY if SHARED_MEMORY.is_dir() else None) as folder:
+                write_checkpoint(plan, folder / "candidate", device=self._device)
+                return self.load_folder(folder / "candidate")
         with torch.no_grad():
             for name, tensor in merge(plan, device=self._device):
                 # A sum is finite only if every term is, and costs one pass.

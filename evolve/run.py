@@ -45,8 +45,9 @@ def run(path: Path) -> None:
 def drive(config: SearchConfig, findings: Findings, ledger: Ledger, lease: Lease, log: ProgressLog) -> None:
     setting = findings.setting
     identity = {f"models.content ({name})": each.fingerprint() for name, each in setting.checkpoints.items()}
-    if guard(ledger, config, {**identity, "score.content": setting.prepared.digest}):
+    if ledger.attribute("configuration") is None:  # before it is recorded: a start that is killed here checks again
         check_weights(setting)
+    guard(ledger, config, {**identity, "score.content": setting.prepared.digest})
     write_inputs(config, findings)
     before = ledger.trials()
     budget = Budget.of(config.search, before, ledger.events("start"))
@@ -121,12 +122,12 @@ def write_inputs(config: SearchConfig, findings: Findings) -> None:
 
 def write_winner(planned: Plan, folder: Path, log: ProgressLog) -> None:
     """The merged checkpoint, unless it is there whole from an earlier start."""
+    for leftover in folder.parent.glob(f".{folder.name}.*"):  # of a start that was killed while writing
+        shutil.rmtree(leftover, ignore_errors=True)
     mark = folder / "merge_recipe.yaml"
     if mark.is_file() and Recipe.from_yaml(mark.read_text(encoding="utf-8")).digest == planned.recipe.digest:
         return
     log.say("writing the merged checkpoint")
-    for leftover in folder.parent.glob(f".{folder.name}.*"):  # of a start that was killed while writing
-        shutil.rmtree(leftover, ignore_errors=True)
     write_checkpoint(planned, folder)
 
 
