@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from pathlib import Path
 
 import psutil
 
+from evolve import control_group
 from evolve.setting import DTYPES, Setting
 
 PROCESS_BYTES = 700 * 2**20  # a Python process with torch, transformers and lm-eval loaded
@@ -58,19 +58,11 @@ def worker_bytes(setting: Setting) -> int:
 def usable_cores() -> int:
     """Cores this process may run on, by its affinity mask and its control group's quota."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    try:
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
-        return max(1, min(cores, int(quota) // int(period))) if quota != "max" else cores
-    except (OSError, ValueError):
-        return cores
+    return min(cores, control_group.cores() or cores)
 
 
 def usable_memory() -> int:
-    """Bytes that can be had: free memory, and what the control group leaves."""
+    """Bytes that can be had: free memory, or what the control group leaves of it."""
     free = psutil.virtual_memory().available
-    try:
-        limit = Path("/sys/fs/cgroup/memory.max").read_text().strip()
-        used = int(Path("/sys/fs/cgroup/memory.current").read_text())
-        return min(free, int(limit) - used) if limit != "max" else free
-    except (OSError, ValueError):
-        return free
+    left = control_group.memory_left()
+    return free if left is None else min(free, left)
