@@ -1,14 +1,18 @@
 """Workers on a Ray cluster, on this machine or many. The only module that imports Ray.
 
-A worker is an actor with an `Evaluator`. One that dies is replaced and its job tried once more; what comes back
+A worker is an actor with an `Evaluator`. It is given jobs once it has started, so one that the cluster cannot place
+holds nothing up. One that dies, alone or with its machine, is replaced and its job tried once more; what comes back
 is yielded as it comes, so the order never depends on the number of workers.
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
-import tempfile
+import signal
+import threading
+import time
 import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -19,10 +23,14 @@ import ray.exceptions
 from evolve.config import SearchConfig
 from evolve.errors import RunError
 from evolve.executor import ATTEMPTS, attempt
+from evolve.scratch import scratch
 from evolve.trial import Evaluation, Failure, Job
 from evolve.workers import Workers
 
-WAIT = 5.0  # seconds between two looks at the workers
+WAIT = 5.0  # seconds between two looks at the workers and at the machines they run on
+FETCH = 60.0  # seconds in which a finished worker's answer must arrive
+PLACING = 900.0  # seconds without any worker at work, after which a run ends
+STARTS = 5  # workers in a row that may die while they start
 
 
 class Worker:
@@ -38,6 +46,10 @@ class Worker:
         device = "cuda" if ray.get_gpu_ids() else "cpu"
         self._evaluator = Evaluator(config, device=device, threads=threads)
 
+    def machine(self) -> str:
+        """The node it runs on; it answers once it has started."""
+        return str(ray.get_runtime_context().get_node_id())
+
     def evaluate(self, job: Job) -> Evaluation:
         return attempt(self._evaluator, job)
 
@@ -47,9 +59,20 @@ class RayExecutor:
 
     def __init__(self, config: SearchConfig, workers: Workers | None, memory: int) -> None:
         self._config = config
-        self._temporary = connect(config.run.address, workers)
-        self._workers = workers or cluster_workers(config, memory)
-        self._actors = [self._start() for _ in range(self._workers.count)]
+        self._machines: dict[Any, str] = {}  # where each actor that has started runs
+        self._starting: dict[Any, Any] = {}  # answer to come -> actor
+        self._idle: list[Any] = []
+        self._deaths = 0  # of actors that were starting, in a row
+        self._looked = time.monotonic()
+        self._stack = contextlib.ExitStack()
+        try:
+            connect(config.run.address, workers, self._stack)
+            self._workers = workers or cluster_workers(config, memory)
+            for _ in range(self._workers.count):
+                self._start()
+        except BaseException:
+            self._stack.close()
+            raise
 
     def describe(self) -> str:
         workers = self._workers
@@ -58,82 +81,151 @@ class RayExecutor:
 
     def run(self, jobs: Sequence[Job]) -> Iterator[tuple[Job, Evaluation]]:
         waiting = [(job, 1) for job in reversed(jobs)]
-        idle = list(self._actors)
         busy: dict[Any, tuple[Any, Job, int]] = {}
+        deadline = time.monotonic() + PLACING
         while waiting or busy:
-            while waiting and idle:
-                actor = idle.pop()
+            while waiting and self._idle:
+                actor = self._idle.pop()
                 job, tries = waiting.pop()
                 busy[actor.evaluate.remote(job)] = (actor, job, tries)
-            done, _ = ray.wait(list(busy), num_returns=1, timeout=WAIT)
-            for reference in done:
+            if busy:
+                deadline = time.monotonic() + PLACING
+            elif time.monotonic() > deadline:
+                raise self._nowhere()
+            for reference in self._finished({each: actor for each, (actor, _, _) in busy.items()}):
+                if reference in self._starting:
+                    self._settle(reference)
+                    continue
                 actor, job, tries = busy.pop(reference)
-                try:
-                    evaluation = ray.get(reference)
-                except ray.exceptions.RayActorError as error:
-                    actor = self._replace(actor, error)
-                    idle.append(actor)
+                evaluation = answer(reference)
+                if evaluation.outcome == LOST:
+                    self._replace(actor)
+                    self._doubt()
                     if tries < ATTEMPTS:
                         waiting.append((job, tries + 1))
                         continue
-                    evaluation = Evaluation(Failure("worker died", first_line(error)))
                 else:
-                    idle.append(actor)
+                    self._idle.append(actor)
                 yield job, evaluation
 
     def close(self) -> None:
-        for actor in self._actors:
-            ray.kill(actor)
-        ray.shutdown()
-        if self._temporary is not None:
-            self._temporary.cleanup()
+        self._stack.close()  # ends Ray, or leaves the cluster; the actors end with it
 
-    def _start(self) -> Any:
+    def _start(self) -> None:
         options = {
             "num_cpus": self._workers.threads,
             "num_gpus": self._workers.gpus,
             "memory": self._workers.memory,
         }
-        return ray.remote(Worker).options(**options).remote(self._config, self._workers.threads)
+        actor = ray.remote(Worker).options(**options).remote(self._config, self._workers.threads)
+        self._starting[actor.machine.remote()] = actor
 
-    def _replace(self, actor: Any, error: Exception) -> Any:
-        """A new actor for a dead one. A worker that could not even start will not start again either."""
-        if isinstance(error, ray.exceptions.ActorDiedError) and "__init__" in str(error):
-            raise RunError(f"a worker could not start: {last_line(error)}; `evolve check` shows more") from error
-        self._actors.remove(actor)
-        self._actors.append(self._start())
-        return self._actors[-1]
+    def _finished(self, busy: dict[Any, Any]) -> list[Any]:
+        """Answers that have come, and those of workers whose machine is gone: Ray does not always fail them."""
+        asked = busy | self._starting
+        done, _ = ray.wait(list(asked), num_returns=1, timeout=WAIT)
+        if time.monotonic() - self._looked > WAIT:
+            gone = {node["NodeID"] for node in ray.nodes() if not node["Alive"]}
+            done += [each for each, actor in asked.items() if self._machines.get(actor) in gone]
+            self._looked = time.monotonic()
+        return list(dict.fromkeys(done))
+
+    def _replace(self, actor: Any) -> None:
+        """A new actor for one that died or does not answer."""
+        self._machines.pop(actor, None)
+        ray.kill(actor)
+        self._start()
+
+    def _doubt(self) -> None:
+        """One worker was lost, perhaps with its machine: idle ones get no job before they have answered again."""
+        while self._idle:
+            actor = self._idle.pop()
+            self._starting[actor.machine.remote()] = actor
+
+    def _settle(self, reference: Any) -> None:
+        """An actor has started, or died at it; one that raised will not start elsewhere either."""
+        actor = self._starting.pop(reference)
+        try:
+            self._machines[actor] = ray.get(reference, timeout=FETCH)
+        except ray.exceptions.RayError as error:
+            self._deaths += actor not in self._machines
+            if "__init__" in str(error) or self._deaths == STARTS:
+                raise RunError(f"a worker could not start: {last_line(error)}; `evolve check` shows more") from error
+            self._replace(actor)
+        else:
+            self._deaths = 0
+            self._idle.append(actor)
+
+    def _nowhere(self) -> RunError:
+        workers = self._workers
+        return RunError(
+            f"run.workers: no worker could start on {self._config.run.address} within {PLACING:.0f} s; each needs "
+            f"{workers.threads} cores, {workers.gpus:g} GPU and {workers.memory / 2**30:.1f} GiB of the cluster's "
+            "memory; ask for other `workers`, or free or add machines (`ray status`)"
+        )
 
 
-def connect(address: str, workers: Workers | None) -> tempfile.TemporaryDirectory[str] | None:
-    """Join the cluster at `address`, or start one on this machine (then its temporary folder is returned)."""
+LOST = Failure("worker died", "the process that evaluated it ended twice, or its machine was lost")
+
+
+def answer(reference: Any) -> Evaluation:
+    """What a worker answers, or LOST."""
+    try:
+        evaluation: Evaluation = ray.get(reference, timeout=FETCH)
+    except ray.exceptions.RayTaskError as error:
+        return Evaluation(Failure("error", last_line(error)))
+    except ray.exceptions.RayError:
+        return Evaluation(LOST)
+    return evaluation
+
+
+def connect(address: str, workers: Workers | None, stack: contextlib.ExitStack) -> None:
+    """Join the cluster at `address`, or start one on this machine; closing `stack` leaves or ends it."""
     warnings.filterwarnings("ignore", category=FutureWarning, module="ray")
     quiet = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": True}
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     if address != "local":
+        stack.callback(ray.shutdown)
         try:
-            ray.init(address=address, namespace="merge-evolve", **quiet)
+            with own_signals():
+                ray.init(address=address, namespace="merge-evolve", **quiet)
         except (ConnectionError, ValueError, RuntimeError) as error:
             raise RunError(
                 f"run.address ({address}): no Ray cluster answers ({first_line(error)}); "
                 "start one with `ray start --head`, or use `address: local`"
             ) from error
-        return None
+        return
     if workers is None:
         raise RuntimeError("workers on this machine are counted before Ray starts")
     # A folder of its own: a stale cluster's files elsewhere cannot be joined by mistake. Sockets need short paths.
-    temporary = tempfile.TemporaryDirectory(prefix="evolve-ray-", ignore_cleanup_errors=True)
-    ray.init(
-        address="local",
-        num_cpus=workers.count * workers.threads,
-        num_gpus=int(workers.count * workers.gpus),
-        object_store_memory=100 * 2**20,  # weights never pass through it: workers map the files themselves
-        include_dashboard=False,
-        _temp_dir=temporary.name,
-        _memory=int(workers.count * workers.memory * 1.01) + 1,
-        **quiet,
-    )
-    return temporary
+    temporary = stack.enter_context(scratch())
+    stack.callback(ray.shutdown)
+    with own_signals():
+        ray.init(
+            address="local",
+            num_cpus=workers.count * workers.threads,
+            num_gpus=int(workers.count * workers.gpus),
+            object_store_memory=100 * 2**20,  # weights never pass through it: workers map the files themselves
+            include_dashboard=False,
+            _temp_dir=str(temporary),
+            _memory=int(workers.count * workers.memory * 1.01) + 1,
+            **quiet,
+        )
+
+
+@contextlib.contextmanager
+def own_signals() -> Iterator[None]:
+    """Keeps our way to end: Ray's own handlers of SIGTERM exit with 15 or abort with a trace."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    except SystemExit:
+        raise KeyboardInterrupt from None  # Ray's handler, while it was in force
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def cluster_workers(config: SearchConfig, memory: int) -> Workers:
