@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,7 +16,6 @@ from filelock import FileLock, Timeout
 
 PREFIX = "evolve-"
 LOCK = ".held"
-YOUNG = 60.0  # seconds in which a folder may be without its lock: it was made just now
 
 
 @contextmanager
@@ -25,20 +23,20 @@ def scratch(parent: Path | None = None) -> Iterator[Path]:
     """A new folder in `parent` (the system's temporary folder), removed at the end."""
     parent = parent or Path(tempfile.gettempdir())
     sweep(parent)
-    folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=parent))
-    try:
-        with FileLock(folder / LOCK):
+    # Locked under another name first: whoever sweeps never sees a living folder without its lock.
+    unlocked = Path(tempfile.mkdtemp(prefix=f".{PREFIX}", dir=parent))
+    with FileLock(unlocked / LOCK):
+        folder = unlocked.rename(parent / unlocked.name[1:])
+        try:
             yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def sweep(parent: Path) -> None:
     """Remove the folders of processes that were killed."""
     for lock in parent.glob(f"{PREFIX}*/{LOCK}"):
         try:
-            if time.time() - lock.stat().st_mtime < YOUNG:
-                continue
             with FileLock(lock, timeout=0):
                 shutil.rmtree(lock.parent, ignore_errors=True)
         except (Timeout, OSError):
