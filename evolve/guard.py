@@ -96,4 +96,5 @@ def load_run(folder: Path) -> SearchConfig:
     if not (folder / "search.yaml").is_file():
         raise RunError(f"{folder}: no run was begun here (it has no search.yaml); give a folder such as results/demo")
     config = load_config(folder / "search.yaml")
-    return config.model_copy(update={"run": config.run.model_copy(update={"output": str(folder.parent)})})
+    output = folder.parent if folder.name == config.name else folder.resolve().parent  # "." has no name
+    return config.model_copy(update={"run": config.run.model_copy(update={"output": str(output)})})

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from engine.lookup import lookup
+from engine.methods import METHODS
 from engine.recipe import Recipe
 from engine.write import merge_to_folder
 from evolve.errors import ConfigError
@@ -17,6 +19,7 @@ def merge(path: Path, out: Path, device: str, seed: int | None) -> None:
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: cannot be read ({error}); give the path of a recipe in YAML") from None
     recipe = Recipe.from_yaml(text, where=str(path))
+    lookup(METHODS, recipe.merge_method, "merge method")  # before any model is downloaded
     if seed is not None:
         recipe = recipe.model_copy(update={"seed": seed})
     with ProgressLog() as log:

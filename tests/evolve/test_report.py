@@ -1,0 +1,230 @@
+"""The report claims what was measured on the report documents, and nothing else."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from evolve.config import SearchConfig
+from evolve.report import Facts, headline, points, report_text, trials_csv, where
+from evolve.trial import Failure, Trial
+from search_spaces import SPACES
+from search_spaces.assemble import Spec
+from search_spaces.depth import Family
+from search_spaces.space import search_space
+
+CONFIG = SearchConfig.model_validate(
+    {
+        "name": "three-skills",
+        "models": {"base": "org/base", "sources": ["org/math", "org/code"]},
+        "score": {
+            "tasks": [{"task": "sums", "metric": "acc"}, {"task": "colours", "metric": "exact_match", "weight": 2}],
+            "include": ["my_tasks/"],
+            "max_length": 512,
+        },
+    }
+)
+SEARCH_SCORE = 0.98765  # no sentence may sell this as the result
+
+
+def row(name: str, kind: str, mean: float, gain: tuple[float, float, float] | None) -> dict[str, Any]:
+    return {
+        "name": name,
+        "kind": kind,
+        "metrics": {"sums": mean - 0.01, "colours": mean + 0.005},
+        "mean": mean,
+        "standard_error": 0.0123,
+        "gain": None if gain is None else dict(zip(("mean", "low", "high"), gain, strict=True)),
+    }
+
+
+def verdict(gain: tuple[float, float, float] = (0.05, 0.02, 0.081), failed: tuple[str, ...] = ()) -> dict[str, Any]:
+    return {
+        "finalists": [
+            {"name": "trial 7", "search": SEARCH_SCORE, "selection": 0.71, "digest": "d"},
+            {"name": "mean of the search", "search": None, "selection": 0.7, "digest": "e"},
+        ],
+        "rows": [
+            row("winner", "winner", 0.65, None),
+            row("base", "model", 0.4, (0.25, 0.2, 0.3)),
+            row("math", "model", 0.6, gain),
+            row("uniform average", "plain merge", 0.55, (0.1, 0.05, 0.15)),
+        ],
+        "best": "math",
+        "failed": list(failed),
+    }
+
+
+def trial(number: int, value: float | None = 0.5) -> Trial:
+    failure = None if value is not None else Failure("merge", 'rows, "quoted"\nand broken')
+    return Trial(
+        id=number,
+        generation=number // 2,
+        point=(1 / 3, 0.1 * number),
+        digest=f"{number:064x}",
+        value=value,
+        standard_error=1 / 7,
+        documents=0 if failure else 200,
+        tasks={} if failure else {"sums": 1 / 3, "colours": 2 / 3},
+        failure=failure,
+        seconds={"total": 1.23456},
+    )
+
+
+def facts(**changes: Any) -> Facts:
+    plain: dict[str, Any] = {
+        "config": CONFIG,
+        "trials": [trial(0, SEARCH_SCORE), trial(1, None), trial(2, 0.1)],
+        "verdict": verdict(),
+        "recipe": "merge_method: ties\n",
+        "openings": [{"trials": 3}],
+        "documents": {"sums": {"search": 100, "selection": 200, "report": 400}},
+        "benchmarks": (),
+    }
+    return Facts(**{**plain, **changes})
+
+
+def test_a_gain_is_claimed_where_the_interval_lies_above_zero() -> None:
+    assert headline(verdict()) == (
+        "The merge is better than math, the strongest of the 3 models and plain merges: +5.0 (+2.0 to +8.1) points."
+    )
+
+
+@pytest.mark.parametrize("gain", [(0.02, -0.01, 0.05), (0.02, 0.0, 0.05), (0.0, 0.0, 0.0), (-0.02, -0.05, 0.0)])
+def test_no_gain_is_claimed_where_zero_is_inside(gain: tuple[float, float, float]) -> None:
+    assert headline(verdict(gain)).startswith("No difference from math")
+    assert "better" not in headline(verdict(gain))
+
+
+def test_a_loss_is_said_with_what_to_use() -> None:
+    text = headline(verdict((-0.05, -0.08, -0.02)))
+    assert "is worse than math" in text
+    assert text.endswith("Use math instead.")
+
+
+def test_the_headline_says_where_it_was_measured() -> None:
+    text = report_text(facts())
+    lines = [line for line in text.splitlines() if line]
+    assert lines[0] == "# three-skills"
+    assert lines[1] == headline(verdict())
+    assert "report documents, which the search never saw" in lines[2]
+    assert "95 %" in lines[2]
+
+
+def test_the_search_score_is_never_the_result() -> None:
+    text = report_text(facts())
+    shown = f"{100 * SEARCH_SCORE:.1f}"
+    for line in text.splitlines():
+        if shown in line:
+            assert "search documents" in line or line.startswith("| trial 7 |"), line
+    result = text[: text.index("## The finalists")]
+    assert shown not in result
+    assert "33.8 of that was luck or fitting" in text
+
+
+def test_warnings() -> None:
+    assert ">" not in report_text(facts())
+    again = report_text(facts(openings=[{"trials": 3}, {"trials": 9}]))
+    assert "> The report documents had been opened before, after 3 trials." in again
+    bench = report_text(facts(benchmarks=("gsm8k", "arc_easy")))
+    assert "> Searched on what looks like a public benchmark (gsm8k, arc_easy)" in bench
+    assert "allow_benchmarks: true" in bench
+    missing = report_text(facts(verdict=verdict(failed=("code",))))
+    assert "> Could not be scored and is missing below: code." in missing
+    for text in (again, bench, missing):
+        assert text.index("\n> ") < text.index("## On the report documents"), "a warning stands above the result"
+
+
+def table(text: str, heading: str) -> list[list[str]]:
+    part = text.split(f"## {heading}\n\n")[1].split("\n\n")[0]
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in part.splitlines()]
+    assert len({len(each) for each in rows}) == 1
+    return [rows[0], *rows[2:]]
+
+
+def test_the_table_of_models() -> None:
+    head, *rows = table(report_text(facts()), "On the report documents")
+    assert head == ["model", "sums", "colours", "mean", "winner's gain (95 % interval)"]
+    assert rows[0] == ["**winner**", "64.0", "65.5", "65.0 ± 1.2", ""]
+    assert rows[2] == ["math", "59.0", "60.5", "60.0 ± 1.2", "+5.0 (+2.0 to +8.1)"]
+    assert len(rows) == 4
+
+
+def test_the_table_of_finalists() -> None:
+    head, *rows = table(report_text(facts()), "The finalists")
+    assert head == ["finalist", "search documents", "selection documents"]
+    assert rows == [["trial 7", "98.8", "71.0"], ["mean of the search", "", "70.0"]]
+
+
+def test_a_winner_that_was_never_searched_has_no_luck_to_tell() -> None:
+    other = verdict()
+    other["finalists"].reverse()
+    assert "luck" not in report_text(facts(verdict=other))
+
+
+def test_the_search_and_the_recipe_are_told() -> None:
+    text = report_text(facts())
+    assert "- 3 candidates, 1 failed (merge); 400 documents scored" in text
+    assert "```yaml\nmerge_method: ties\n```" in text
+    assert "- sums: 100 search, 200 selection, 400 report documents, disjoint" in text
+
+
+def test_the_command_to_check_it() -> None:
+    text = report_text(facts())
+    command = text.split("```")[-2]
+    for words in (
+        "--tasks sums,colours",
+        "--samples results/three-skills/documents/report.json",
+        "--model_args pretrained=results/three-skills/checkpoint",
+        "max_length=512",
+        "--include_path my_tasks/",
+        "--batch_size 32",
+    ):
+        assert words in command
+    assert "apply_chat_template" not in command
+
+
+def test_points_have_a_sign() -> None:
+    assert [points(value) for value in (0.1234, -0.05, 0.0)] == ["+12.3", "-5.0", "+0.0"]
+
+
+def test_trials_csv_comes_back_as_the_same_numbers() -> None:
+    family = Family("org/base", ("org/math",), 4, ("embed",), "float32")
+    space = search_space(Spec(family, ("ties",), SPACES["blocks"], 1, (), {}, 0))
+    d = len(space.genes)
+    trials = [
+        Trial(**{**vars(each), "point": tuple((each.id + i + 1) / 17 for i in range(d))})
+        for each in (trial(0, 0.1 + 0.2), trial(1, None), trial(2, -1e-17))
+    ]
+    lines = list(csv.DictReader(io.StringIO(trials_csv(space, trials))))
+    assert len(lines) == 3
+    for line, each in zip(lines, trials, strict=True):
+        assert int(line["id"]) == each.id
+        assert int(line["generation"]) == each.generation
+        assert (float(line["value"]) if line["value"] else None) == each.value
+        assert float(line["standard_error"]) == each.standard_error
+        assert int(line["documents"]) == each.documents
+        assert {task: float(line[task]) for task in ("sums", "colours") if line[task]} == each.tasks
+        assert {gene.name: float(line[gene.name]) for gene in space.genes} == space.named(each.point)
+        assert each.digest.startswith(line["digest"])
+    assert lines[1]["failure"] == 'merge: rows, "quoted"\nand broken'
+    assert lines[0]["failure"] == ""
+
+
+def test_trials_csv_of_no_trials_is_a_head() -> None:
+    family = Family("org/base", ("org/math",), 4, ("embed",), "float32")
+    space = search_space(Spec(family, ("ties",), SPACES["blocks"], 1, (), {}, 0))
+    assert len(trials_csv(space, []).splitlines()) == 1
+
+
+def test_the_last_lines_name_what_is_there() -> None:
+    assert re.findall(r"\S+$", where(Path("results/a")), flags=re.M) == [
+        "results/a/best.yaml",
+        "results/a/checkpoint",
+        "results/a/report.md",
+    ]

@@ -1,0 +1,102 @@
+"""Workers are as many as cores and memory bear, and never fewer than one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from evolve import control_group, workers
+from evolve.config import SearchConfig
+from evolve.setting import Setting
+from evolve.workers import DRIVER_BYTES, PROCESS_BYTES, local_workers, usable_cores, usable_memory, worker_bytes
+
+MODELS = Path(__file__).parents[1] / "goldens" / "models"
+
+
+def setting(**changes: Any) -> Setting:
+    data: dict[str, Any] = {
+        "name": "run",
+        "models": {"base": str(MODELS / "base"), "sources": [str(MODELS / "a"), str(MODELS / "b")]},
+        "score": {"tasks": [{"task": "t", "metric": "acc"}], "batch_size": changes.pop("batch_size", 8)},
+        "run": changes,
+    }
+    return Setting(SearchConfig.model_validate(data))
+
+
+@pytest.fixture
+def machine(monkeypatch: pytest.MonkeyPatch) -> Any:
+    def of(cores: int, memory: int, gpus: int = 0) -> None:
+        monkeypatch.setattr(workers, "usable_cores", lambda: cores)
+        monkeypatch.setattr(workers, "usable_memory", lambda: memory)
+        monkeypatch.setattr("torch.cuda.device_count", lambda: gpus)
+
+    return of
+
+
+def test_a_worker_needs_its_process_and_more_for_larger_batches() -> None:
+    small, large = worker_bytes(setting()), worker_bytes(setting(batch_size=64))
+    assert PROCESS_BYTES < small < large < 2 * PROCESS_BYTES
+
+
+def test_auto_is_a_worker_a_core_where_memory_bears_it(machine: Any) -> None:
+    memory = worker_bytes(setting())
+    machine(cores=8, memory=100 * memory)
+    assert (local_workers(setting()).count, local_workers(setting()).threads) == (8, 1)
+    machine(cores=8, memory=DRIVER_BYTES + 3 * memory)
+    assert (local_workers(setting()).count, local_workers(setting()).threads) == (3, 2)
+    for little in (0, -5, DRIVER_BYTES):
+        machine(cores=8, memory=little)
+        assert (local_workers(setting()).count, local_workers(setting()).threads) == (1, 8)
+    machine(cores=1, memory=100 * memory)
+    assert local_workers(setting()).count == 1
+
+
+def test_a_number_that_the_user_gave_is_kept(machine: Any) -> None:
+    machine(cores=4, memory=0)
+    assert (local_workers(setting(workers=2)).count, local_workers(setting(workers=2)).threads) == (2, 2)
+    assert (local_workers(setting(workers=9)).count, local_workers(setting(workers=9)).threads) == (9, 1)
+
+
+def test_a_worker_a_gpu(machine: Any) -> None:
+    machine(cores=16, memory=0, gpus=4)
+    assert (local_workers(setting()).count, local_workers(setting()).threads, local_workers(setting()).gpus) == (
+        4,
+        4,
+        1,
+    )
+    assert local_workers(setting(workers=8)).gpus == 0.5
+    assert local_workers(setting(workers=2)).gpus == 1
+
+
+def test_this_machine_has_some() -> None:
+    assert usable_cores() >= 1
+    assert usable_memory() > 0
+    assert local_workers(setting()).count >= 1
+
+
+@pytest.mark.parametrize(
+    ("files", "cores", "memory"),
+    [
+        ({}, None, None),
+        ({"cpu.max": "max 100000", "memory.max": "max", "memory.current": "5"}, None, None),
+        ({"cpu.max": "250000 100000", "memory.max": "1000", "memory.current": "300"}, 2, 700),
+        ({"cpu.max": "50000 100000"}, 1, None),
+        (
+            {"memory.max": "1000", "memory.current": "900", "memory.stat": "anon 1\ninactive_file 500\n"},
+            None,
+            600,
+        ),
+        ({"cpu.cfs_quota_us": "-1", "cpu.cfs_period_us": "100000"}, None, None),
+        ({"cpu.cfs_quota_us": "300000", "cpu.cfs_period_us": "100000", "memory.limit_in_bytes": "9"}, 3, None),
+    ],
+)
+def test_limits_of_control_groups(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, files: dict[str, str], cores: int | None, memory: int | None
+) -> None:
+    for name, text in files.items():
+        (tmp_path / name).write_text(text + "\n")
+    monkeypatch.setattr(control_group, "folders", lambda _: iter([tmp_path / "inner", tmp_path]))
+    assert control_group.cores() == cores
+    assert control_group.memory_left() == memory
