@@ -30,6 +30,10 @@ class Checkpoint:
         self.config: dict[str, Any] = _read_config(reference, folder)
         self._shards = _open_shards(reference, folder)
         self.tensors: Mapping[str, TensorInfo] = {name: s.tensors[name] for name, s in sorted(self._shards.items())}
+        if not self.tensors:
+            raise CheckpointError(
+                f"{reference}: its safetensors file holds no tensors; download or save the model again"
+            )
         self.adapter = adapter
         if adapter is not None:
             adapter.check(self.tensors)

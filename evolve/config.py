@@ -229,7 +229,8 @@ def describe(problem: Any) -> str:
         return f"{where}: unknown key; {hint}"
     if problem["type"] == "missing":
         return f"{where}: is missing; see `evolve show config`"
-    message = str(problem["msg"]).removeprefix("Value error, ")
+    message = str(problem["msg"]).removeprefix("Value error, ").replace("a valid tuple", "a list")
+    message = re.sub("a valid dictionary( or instance of .*)?", "keys and values", message)
     if problem["type"] == "union_tag_invalid":
         message = "Has none of the forms it may have; see `evolve show config`"
     # What is wrong in a storage's URL may hold its password.

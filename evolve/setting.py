@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
 from engine.architecture import layer_count, outer_names
 from engine.checkpoint import Checkpoint, open_checkpoint
+from engine.errors import CheckpointError, UnknownName
 from engine.lookup import lookup
 from engine.methods import METHODS
+from engine.methods.method import Parameter
 from engine.plan import plan
 from engine.recipe import Recipe
 from evolve.config import Interval, SearchConfig, Smooth
@@ -30,6 +33,7 @@ from search_spaces.space import SearchSpace, search_space
 from tasks.prepared import Prepared, prepare
 from tasks.spec import PromptSettings, Sizes, TaskSpec
 
+T = TypeVar("T")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -43,7 +47,13 @@ class Setting:
     def checkpoints(self) -> dict[str, Checkpoint]:
         """The models by reference, the base first. Headers only."""
         models = self.config.models
-        return {model: open_checkpoint(model) for model in (models.base, *models.sources)}
+        opened = {}
+        for index, model in enumerate((models.base, *models.sources)):
+            try:
+                opened[model] = open_checkpoint(model)
+            except CheckpointError as error:
+                raise CheckpointError(f"{place_of(index)}: {error}") from None
+        return opened
 
     @property
     def base(self) -> Checkpoint:
@@ -78,10 +88,10 @@ class Setting:
         """Raises ConfigError for methods, parameters or layers that the models do not bear."""
         wanted = self.config.space
         for index, name in enumerate(wanted.method):
-            lookup(METHODS, name, f"space.method[{index}]: merge method")
-        known = {parameter.name for name in wanted.method for parameter in METHODS[name].parameters}
-        for name in wanted.parameters:
-            lookup(dict.fromkeys(known), name, "space.parameters: parameter")
+            named(METHODS, name, "merge method", f"space.method[{index}]")
+        known = {parameter.name: parameter for name in wanted.method for parameter in METHODS[name].parameters}
+        for name, value in wanted.parameters.items():
+            check_kind(named(known, name, "parameter", "space.parameters"), bounds_of(value))
         for name in wanted.modules:
             if not any(name in tensor for tensor in self.base.tensors):
                 raise ConfigError(
@@ -107,7 +117,7 @@ class Setting:
 
     @property
     def population(self) -> int:
-        row = lookup(OPTIMIZERS, self.config.search.optimizer, "search.optimizer: optimizer")
+        row = named(OPTIMIZERS, self.config.search.optimizer, "optimizer", "search.optimizer")
         return self.config.search.population or row.population(len(self.space.genes))
 
     def optimizer(self) -> Optimizer:
@@ -151,6 +161,32 @@ class Setting:
     def check_plan(self, recipe: Recipe) -> None:
         """Raises what planning raises: shapes, layer counts, architectures that differ."""
         plan(recipe, self.checkpoints)
+
+
+def place_of(index: int) -> str:
+    """Where in search.yaml the model stands that is opened as number `index`."""
+    return "models.base" if index == 0 else f"models.sources[{index - 1}]"
+
+
+def named(table: Mapping[str, T], name: str, what: str, where: str) -> T:
+    """`lookup`, with the key of search.yaml that holds the name. Raises ConfigError."""
+    try:
+        return lookup(table, name, what)
+    except UnknownName as error:
+        raise ConfigError(f"{where}: {error}") from None
+
+
+def check_kind(parameter: Parameter, bounds: Bounds) -> None:
+    """Raises ConfigError for a text, for a number where true or false belongs, and the other way round."""
+    where = f"space.parameters.{parameter.name}"
+    if isinstance(bounds, Range):
+        if parameter.kind is bool:
+            raise ConfigError(f"{where}: is true or false and has no range; fix it, or choose with [true, false]")
+        return
+    for value in bounds.values if isinstance(bounds, Choices) else (bounds.value,):
+        if isinstance(value, str) or isinstance(value, bool) != (parameter.kind is bool):
+            wanted = "true or false" if parameter.kind is bool else "a number, a range {low, high} or a list of numbers"
+            raise ConfigError(f"{where}: {value!r} cannot be its value; give {wanted}")
 
 
 def depth_of(layers: Any) -> tuple[str, int]:
