@@ -62,7 +62,7 @@ def status(folder: RunFolder) -> None:
 
 @app.command()
 def report(folder: RunFolder) -> None:
-    """Write a finished run's report.md and trials.csv again."""
+    """Write a finished run's report.md again."""
     execute("evolve.reporting", "report", folder)
 
 

@@ -69,7 +69,11 @@ def search(
             break  # the budget ended inside this generation
         told = [known[first + i] for i in range(len(points))]
         if generation == 0 and all(trial.failure for trial in told):
-            raise RunError(f"the search: all of the first {len(told)} candidates failed; {told[0].failure}")
+            why = "; ".join(dict.fromkeys(f"{t.failure.kind}: {t.failure.message}" for t in told if t.failure))
+            raise RunError(
+                f"the search: all of the first {len(told)} candidates failed ({why[:500]}); "
+                "put this right and choose another name, since failures are recorded"
+            )
         optimizer.tell(observations(told, [known[i] for i in range(first)]))
         generation, first = generation + 1, first + len(points)
     return [known[i] for i in sorted(known)]

@@ -18,11 +18,18 @@ def report(folder: Path) -> None:
     verdict, made = ledger.attribute("verdict"), ledger.attribute("report")
     if verdict is None or made is None:
         raise RunError(f"{folder}: the run has not ended yet; `evolve run {folder / 'search.yaml'}` goes on with it")
+    try:
+        recipe = (folder / "best.yaml").read_text(encoding="utf-8")
+    except OSError as error:
+        raise RunError(
+            f"{folder / 'best.yaml'}: cannot be read ({error.strerror or error}); "
+            f"`evolve run {folder / 'search.yaml'}` writes it again"
+        ) from None
     facts = Facts(
         config=config,
         trials=ledger.trials(),
         verdict=verdict,
-        recipe=(folder / "best.yaml").read_text(encoding="utf-8"),
+        recipe=recipe,
         openings=ledger.events("report opened"),
         documents=made["documents"],
         benchmarks=made["benchmarks"],

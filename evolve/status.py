@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import time
 from collections import Counter
+from datetime import timedelta
 from pathlib import Path
 
 from evolve.config import SearchConfig
@@ -42,7 +42,7 @@ def facts(trials: list[Trial], config: SearchConfig, driven: bool) -> list[str]:
     rate = rate_of(trials)
     if rate and driven:
         left = max(0, config.search.trials - len(trials)) / rate
-        lines.append(f"rate: {rate * 3600:.0f} candidates an hour, {time.strftime('%H:%M:%S', time.gmtime(left))} left")
+        lines.append(f"rate: {rate * 3600:.0f} candidates an hour, {timedelta(seconds=round(left))} left")
     return lines
 
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from engine.recipe import Recipe
-from tasks.score import Score
+
+if TYPE_CHECKING:  # whoever only reads a ledger does not wait for torch and lm-eval
+    from tasks.score import Score
 
 Point = tuple[float, ...]
 Documents = Literal["search", "selection", "report"]
@@ -20,7 +22,7 @@ class Failure:
     message: str
 
 
-Outcome = Score | Failure
+Outcome: TypeAlias = "Score | Failure"
 
 
 @dataclass(frozen=True)

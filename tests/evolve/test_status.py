@@ -1,0 +1,82 @@
+"""`evolve status` and `evolve report` tell from a ledger alone what a run's driver wrote there."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from evolve.config import SearchConfig
+from evolve.errors import RunError
+from evolve.guard import sole_driver
+from evolve.reporting import report
+from evolve.status import facts, status
+from evolve.trial import Failure, Trial
+from search_spaces.gene import Gene
+
+ROOT = Path(__file__).parents[2]
+
+
+def trial(number: int, value: float | None, finished: float) -> Trial:
+    failure = Failure("merge", "no") if value is None else None
+    return Trial(number, 0, (0.5,), "d", value, 0.01, 100, failure=failure, finished=finished)
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> SearchConfig:
+    """A run that was begun and has five trials."""
+    data: dict[str, Any] = {
+        "name": "run",
+        "models": {"base": "b", "sources": ["s"]},
+        "score": {"tasks": [{"task": "t", "metric": "acc"}]},
+        "run": {"output": str(tmp_path)},
+    }
+    config = SearchConfig.model_validate(data)
+    with sole_driver(config) as (ledger, _):
+        for i, value in enumerate((-0.4, None, -0.2, -0.3, None)):
+            ledger.record(trial(i, value, 1000.0 + i), (Gene("g"),), {"g": 0.5})
+    (config.folder / "search.yaml").write_text(yaml.safe_dump(config.model_dump(mode="json")))
+    return config
+
+
+def test_a_run_at_rest(config: SearchConfig, capsys: pytest.CaptureFixture[str]) -> None:
+    status(config.folder)
+    assert capsys.readouterr().out.splitlines() == [
+        "run: 5 of 200 candidates",
+        "driver: none at work",
+        "best on the search documents: -20.0 ± 1.0 (candidate 2; overstated, being the best of many)",
+        "failed: 2 (merge)",
+    ]
+
+
+def test_a_run_at_work(config: SearchConfig, capsys: pytest.CaptureFixture[str]) -> None:
+    with sole_driver(config):
+        status(config.folder)
+    out = capsys.readouterr().out
+    assert "driver: process" in out
+    assert "rate: 3600 candidates an hour, 0:03:15 left" in out
+
+
+def test_days_are_days(config: SearchConfig) -> None:
+    slow = [trial(i, 0.5, 3600.0 * i) for i in range(5)]
+    assert facts(slow, config, driven=True)[-1] == "rate: 1 candidates an hour, 8 days, 3:00:00 left"
+
+
+def test_a_run_that_has_not_ended_has_no_report(config: SearchConfig) -> None:
+    with pytest.raises(RunError, match="the run has not ended yet"):
+        report(config.folder)
+
+
+def test_reading_a_ledger_loads_neither_transformers_nor_lm_eval(config: SearchConfig) -> None:
+    script = (
+        "import sys; from pathlib import Path; from evolve.status import status; status(Path(sys.argv[1])); "
+        "print([name for name in ('transformers', 'lm_eval', 'ray') if name in sys.modules])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(config.folder)], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.splitlines()[-1] == "[]"
