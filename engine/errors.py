@@ -5,7 +5,7 @@ Every message is one line per problem: *where: what, with the value; what to do*
     EngineError
     ├── RecipeError        the recipe's text, its parameters, or a recipe that does not fit its models
     │   └── UnknownName    a name that is in none of our tables (see `engine.lookup`)
-    ├── CheckpointError    a model that is missing, malformed, or of another architecture
+    ├── CheckpointError    a model that is missing, malformed, or of another architecture; a merge that is not finite
     └── OutputError        the target folder: not ours, no space, no permission
 """
 

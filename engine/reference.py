@@ -70,7 +70,7 @@ def resolve(location: Location, *, token: str | None = None) -> Path:
             raise CheckpointError(f"{name}@{location.revision}: a local folder has no revisions; leave `@` away")
         return Path(name).expanduser()
     if not _HUB_ID.match(name):
-        raise CheckpointError(f"{name}: no such folder")
+        raise CheckpointError(f"{name}: no such folder; give the folder of a model, or an id of the Hub")
     return _download(location, token)
 
 

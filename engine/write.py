@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 
 from engine.checkpoint import open_checkpoint
-from engine.errors import OutputError
+from engine.errors import CheckpointError, OutputError
 from engine.job import Job
 from engine.merge import run
 from engine.model_card import model_card
@@ -164,7 +164,14 @@ def _header(jobs: tuple[Job, ...]) -> bytes:
 
 def _tensor_bytes(jobs: tuple[Job, ...], device: str) -> Iterator[memoryview]:
     for job in jobs:
-        flat = run(job, device).cpu().contiguous().flatten()
+        merged = run(job, device)
+        # A sum is finite only if every term is, and costs one pass; float64 has room for any sum of finite terms.
+        if merged.is_floating_point() and not torch.isfinite(merged.sum(dtype=torch.float64)):
+            raise CheckpointError(
+                f"{job.name}: has NaN or infinite weights after the merge; see that its models have none and that"
+                " weights are not huge"
+            )
+        flat = merged.cpu().contiguous().flatten()
         yield flat.view(torch.uint8).numpy().data if flat.numel() else memoryview(b"")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from pathlib import Path
 
 from evolve.baselines import model_recipes
@@ -19,6 +20,12 @@ def check(path: Path, timed: bool) -> None:
     setting = findings.setting
     check_weights(setting)
     print(f"checkpoint: {findings.plan.write_bytes / 2**20:.1f} MiB will be written to {config.folder / 'checkpoint'}")
+    if config.run.address != "local":
+        from evolve.cluster import connect
+
+        with ExitStack() as stack:
+            connect(config.run.address, None, stack)
+        print(f"cluster: {config.run.address} answers")
     if findings.workers is not None:
         workers = findings.workers
         each = f"{workers.gpus:g} GPU" if workers.gpus else f"{workers.threads} threads"

@@ -10,10 +10,12 @@ from pathlib import Path
 from engine.checkpoint import nonfinite
 from engine.plan import Plan, plan
 from evolve.baselines import plain_merges
+from evolve.cautions import cautions
 from evolve.config import SearchConfig
 from evolve.errors import ModelError, RunError
-from evolve.setting import Setting
-from evolve.workers import Workers, local_workers, usable_memory
+from evolve.resident import check_base
+from evolve.setting import Setting, place_of
+from evolve.workers import Workers, local_workers
 
 SPARE_DISK = 64 * 2**20  # for the ledger, the report and the scores
 
@@ -39,23 +41,23 @@ def preflight(config: SearchConfig, say: Callable[[str], None] = lambda _: None)
     for point in space.start:
         plan(space.decode(point), setting.checkpoints)
     check_disk(config, planned)
+    check_base(setting.base, config.run.trust_remote_code)
     workers = local_workers(setting) if config.run.address == "local" else None
-    if workers and workers.memory > usable_memory():
-        say(f"warning: a worker may need {workers.memory / 2**30:.1f} GiB, {usable_memory() / 2**30:.1f} are free")
     documents = setting.prepared.documents
     for task, sets in documents.items():
         say(f"task {task}: {len(sets.search)} search, {len(sets.selection)} selection, {len(sets.report)} report")
+    for caution in cautions(setting, workers):
+        say(f"warning: {caution}")
     return Findings(setting, planned, workers)
 
 
 def check_weights(setting: Setting) -> None:
     """Reads every weight once. Raises ModelError for NaN and infinite ones."""
     for index, (reference, checkpoint) in enumerate(setting.checkpoints.items()):
-        where = "models.base" if index == 0 else f"models.sources[{index - 1}]"
         name = nonfinite(checkpoint)
         if name is not None:
             raise ModelError(
-                f"{where} ({reference}): {name} has NaN or infinite weights; download or train the model again"
+                f"{place_of(index)} ({reference}): {name} has NaN or infinite weights; download or train it again"
             )
 
 

@@ -96,6 +96,32 @@ class Resident:
         return same == base and names == set(self._parameters or ())
 
 
+def check_base(base: Checkpoint, trust_remote_code: bool = False) -> None:
+    """Whether transformers knows the base's architecture and would give its tensors the shapes that they have.
+
+    Nothing is loaded: the module stands on the meta device. Raises ModelError.
+    """
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    where = f"models.base ({base.reference})"
+    try:
+        config = AutoConfig.from_pretrained(base.folder, local_files_only=True, trust_remote_code=trust_remote_code)
+        with torch.device("meta"):
+            module: Any = AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
+    except Exception as error:  # a configuration's own checks and a model's own code: anything can come out
+        raise ModelError(
+            f"{where}: transformers cannot build it from its config.json ({' '.join(str(error).split())[:300]}); "
+            "give a model that AutoModelForCausalLM loads, or a newer transformers"
+        ) from error
+    for name, tensor in module.state_dict().items():
+        stored = base.tensors.get(name)
+        if stored is not None and tuple(stored.shape) != tuple(tensor.shape):
+            raise ModelError(
+                f"{where}: {name} has shape {tuple(stored.shape)}, by its config.json it has {tuple(tensor.shape)}; "
+                "put back the config.json that belongs to these weights"
+            )
+
+
 def load_tokenizer(folder: Path, trust_remote_code: bool = False) -> Any:
     """The tokenizer beside a checkpoint. Raises ModelError."""
     from transformers import AutoTokenizer

@@ -1,0 +1,73 @@
+"""What does not stop a run but is worth a line before it starts: tokenizers, long prompts, memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from engine.checkpoint import Checkpoint
+from engine.errors import CheckpointError
+from engine.tokenizer import read_vocabulary
+from evolve.setting import Setting, place_of
+from evolve.workers import Workers, usable_memory
+from tasks.length import too_long
+
+CONTEXT_KEYS = ("n_positions", "max_position_embeddings", "n_ctx")  # in the order in which lm-eval looks
+
+
+def cautions(setting: Setting, workers: Workers | None) -> Iterator[str]:
+    """One line for each, without a model in memory. `workers` is None where a cluster decides."""
+    yield from memory_cautions(workers)
+    yield from tokenizer_cautions(setting.checkpoints)
+    room = setting.config.score.max_length or context_length(setting.base.config)
+    if room is not None:
+        for task, (count, asked) in too_long(setting.prepared, setting.tokenizer, "search", room).items():
+            if count:
+                yield (
+                    f"task {task}: {count} of {asked} search documents do not fit into {room} tokens and lose their "
+                    "beginning; raise score.max_length if the model bears it, or take fewer few-shot examples"
+                )
+
+
+def memory_cautions(workers: Workers | None) -> Iterator[str]:
+    if workers is None:
+        return
+    needed, free = workers.count * workers.memory, usable_memory()
+    if needed > free:
+        yield (
+            f"run.workers ({workers.count}): may need {needed / 2**30:.1f} GiB, {free / 2**30:.1f} are free; "
+            "take fewer workers, a smaller score.batch_size, or `workers: auto`"
+        )
+
+
+def tokenizer_cautions(checkpoints: dict[str, Checkpoint]) -> Iterator[str]:
+    """Sources whose tokens have other ids than the base's: their embeddings' rows do not mean the same."""
+    base, *sources = checkpoints.values()
+    expected = vocabulary(base)
+    for index, source in enumerate(sources, start=1):
+        found = vocabulary(source)
+        if expected is None or found is None or expected == found:
+            continue
+        differing = [token for token in {**expected, **found} if expected.get(token) != found.get(token)]
+        token = differing[0]
+        yield (
+            f"{place_of(index)} ({source.reference}): its tokenizer is not the base's: {len(differing)} tokens differ, "
+            f"such as {token!r} (id {found.get(token)}, in the base {expected.get(token)}); all candidates are scored "
+            "with the base's tokenizer, so this source may look worse than it is"
+        )
+
+
+def vocabulary(checkpoint: Checkpoint) -> dict[str, int] | None:
+    """Token -> id, or None where there is no tokenizer.json that can be read."""
+    try:
+        return read_vocabulary(checkpoint.folder, checkpoint.reference)
+    except CheckpointError:
+        return None
+
+
+def context_length(config: dict[str, Any]) -> int | None:
+    """The tokens that the model's own configuration allows, as lm-eval finds them."""
+    for key in CONTEXT_KEYS:
+        if isinstance(config.get(key), int):
+            return int(config[key])
+    return None
