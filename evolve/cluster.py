@@ -11,6 +11,7 @@ import contextlib
 import logging
 import os
 import signal
+import socket
 import threading
 import time
 import warnings
@@ -30,6 +31,7 @@ from evolve.workers import Workers
 WAIT = 5.0  # seconds between two looks at the workers and at the machines they run on
 FETCH = 60.0  # seconds in which a finished worker's answer must arrive
 PLACING = 900.0  # seconds without any worker at work, after which a run ends
+PROBE = 10.0  # seconds in which a cluster's address must answer
 STARTS = 5  # workers in a row that may die while they start
 
 
@@ -187,9 +189,11 @@ def connect(address: str, workers: Workers | None, stack: contextlib.ExitStack) 
     if address != "local":
         stack.callback(ray.shutdown)
         try:
-            with own_signals():
+            probe(address)
+            with own_signals(), warnings.catch_warnings():
+                warnings.simplefilter("ignore", UserWarning)  # what it warns of is what the error says
                 ray.init(address=address, namespace="merge-evolve", **quiet)
-        except (ConnectionError, ValueError, RuntimeError) as error:
+        except (OSError, ValueError, RuntimeError) as error:
             raise RunError(
                 f"run.address ({address}): no Ray cluster answers ({first_line(error)}); "
                 "start one with `ray start --head`, or use `address: local`"
@@ -211,6 +215,13 @@ def connect(address: str, workers: Workers | None, stack: contextlib.ExitStack) 
             _memory=int(workers.count * workers.memory * 1.01) + 1,
             **quiet,
         )
+
+
+def probe(address: str) -> None:
+    """Raises OSError where nothing listens at host:port; Ray itself asks for minutes, and then ends the process."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if host and port.isdigit():
+        socket.create_connection((host.strip("[]"), int(port)), timeout=PROBE).close()
 
 
 @contextlib.contextmanager
