@@ -176,7 +176,7 @@ def test_interrupted_anywhere_the_search_is_the_same(folder: Make, name: str, fu
     trials, kind = (13, "plain") if function is judge else (15, "mixed")
     whole = timeless(start(folder("whole"), name, Workers(function), trials=trials, kind=kind))
     assert [trial.id for trial in whole] == list(range(trials))
-    for point in range(0, trials, 1 if (name, kind) == ("cma", "plain") else 4):
+    for point in range(0, trials, 1 if (name, kind) == ("cma", "plain") else 6):
         place = folder(f"at {point}")
         with pytest.raises(KeyboardInterrupt):
             start(place, name, Workers(function, shuffle=point, limit=point), trials=trials, kind=kind)
@@ -200,14 +200,14 @@ def test_the_order_of_results_changes_nothing(folder: Make) -> None:
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
-@pytest.mark.parametrize("trials", [1, 3, 4, 5, 9, 11])
+@pytest.mark.parametrize("trials", [1, 4, 5, 11])
 def test_the_budget_of_trials_is_exact(folder: Make, name: str, trials: int) -> None:
     found = start(folder("run"), name, Workers(), trials=trials)
     assert [trial.id for trial in found] == list(range(trials))
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
-@pytest.mark.parametrize("short", [2, 7, 9, 14])
+@pytest.mark.parametrize("short", [2, 7, 14])
 def test_a_budget_raised_later_equals_one_long_run(folder: Make, name: str, short: int) -> None:
     whole = timeless(start(folder("whole"), name, Workers(), trials=19))
     place = folder("raised")
@@ -230,7 +230,7 @@ def test_the_budget_of_documents_ends_the_search(folder: Make) -> None:
     assert 10 <= len(found) < 10 + 5
 
 
-@pytest.mark.parametrize("limit", range(0, 14, 2))
+@pytest.mark.parametrize("limit", [0, 6, 9, 12])
 def test_the_budget_of_documents_is_the_same_after_an_interruption(folder: Make, limit: int) -> None:
     """The budget is asked where a generation begins, wherever the search was interrupted."""
     budget = 10 * DOCUMENTS * len(WEIGHTS)
@@ -293,7 +293,7 @@ def test_a_later_generation_may_fail_whole(folder: Make) -> None:
 @pytest.mark.parametrize("function", [judge, judge_with_failures])
 def test_a_recipe_is_scored_once(folder: Make, name: str, function: Judge) -> None:
     workers = Workers(function, shuffle=0)
-    found = start(folder("run"), name, workers, trials=40, kind="coarse")
+    found = start(folder("run"), name, workers, trials=24, kind="coarse")
     scored = [trial.digest for trial in found if trial.value is not None]
     assert len(set(scored)) < len(scored), "no duplicate to speak of"
     successes = [key for key in workers.done if key in scored]
@@ -304,13 +304,13 @@ def test_a_recipe_is_scored_once(folder: Make, name: str, function: Judge) -> No
         assert sorted(trial.documents for trial in twins)[:-1] == [0] * (len(twins) - 1)
 
 
-@pytest.mark.parametrize("limit", range(0, 9, 2))
+@pytest.mark.parametrize("limit", [0, 3, 6])
 def test_duplicates_survive_an_interruption(folder: Make, limit: int) -> None:
-    whole = start(folder("whole"), "random", Workers(), trials=40, kind="coarse")
+    whole = start(folder("whole"), "random", Workers(), trials=24, kind="coarse")
     place = folder("pieces")
     with pytest.raises(KeyboardInterrupt):
-        start(place, "random", Workers(shuffle=limit, limit=limit), trials=40, kind="coarse")
-    again = start(place, "random", Workers(shuffle=limit), trials=40, kind="coarse")
+        start(place, "random", Workers(shuffle=limit, limit=limit), trials=24, kind="coarse")
+    again = start(place, "random", Workers(shuffle=limit), trials=24, kind="coarse")
 
     def told(trials: Sequence[Trial]) -> list[object]:
         return [(trial.id, trial.point, trial.digest, trial.value, trial.standard_error) for trial in trials]
