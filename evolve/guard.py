@@ -56,16 +56,17 @@ def guard(ledger: Ledger, config: SearchConfig, identity: dict[str, str]) -> boo
     `identity` are digests that the text of the configuration does not show: of the models' contents and of the
     documents as asked.
     """
-    current = {**flat(config.model_dump(mode="json")), **identity}
+    # What may change anyway is not recorded: neither budgets nor where the run stands, with its passwords.
+    asked = {key: value for key, value in flat(config.model_dump(mode="json")).items() if not may_change(key)}
+    current = {**asked, **identity}
     recorded = ledger.attribute("configuration")
     if recorded is None:
         ledger.set_attribute("configuration", current)
         return True
-    free = {key for key in {*current, *recorded} if key.startswith("run.") or key in BUDGET_KEYS}
     differing = [
         f"{key} (was {recorded.get(key)!r}, is {current.get(key)!r})"
         for key in dict.fromkeys([*recorded, *current])
-        if key not in free and recorded.get(key) != current.get(key)
+        if recorded.get(key) != current.get(key)
     ]
     if differing:
         raise RunError(
@@ -73,6 +74,11 @@ def guard(ledger: Ledger, config: SearchConfig, identity: dict[str, str]) -> boo
             "put these back, or choose another name for a new run"
         )
     return False
+
+
+def may_change(key: str) -> bool:
+    """Whether a key of search.yaml may differ between two starts of one run."""
+    return key.startswith("run.") or key in BUDGET_KEYS
 
 
 def flat(node: Any, prefix: str = "") -> dict[str, Any]:

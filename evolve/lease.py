@@ -7,12 +7,14 @@ up, so a driver that was killed is followed at once.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import threading
 import time
 import uuid
 from dataclasses import dataclass
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -58,7 +60,16 @@ class Holder:
     beat: int
 
     def __str__(self) -> str:
-        return f"process {self.pid} on {self.host}"
+        return f"process {self.pid} on {self.host.split()[0]}"
+
+
+def machine() -> str:
+    """Where process ids mean what they mean here: host name, and on Linux this boot and this container."""
+    parts = [socket.gethostname()]
+    with contextlib.suppress(OSError):
+        parts.append(Path("/proc/sys/kernel/random/boot_id").read_text(encoding="utf-8").strip())
+        parts.append(os.readlink("/proc/self/ns/pid"))
+    return " ".join(parts)
 
 
 class Lease:
@@ -113,13 +124,13 @@ class Lease:
         with storage_errors(self._url):
             LEASES.metadata.create_all(self._engine, checkfirst=True)
             holder = self.holder()
-        gone = holder is not None and holder.host == socket.gethostname() and self._dead(holder)
+        gone = holder is not None and holder.host == machine() and self._dead(holder)
         return None if gone else holder
 
     def _acquire(self) -> None:
         mine = {
             "owner": self._owner,
-            "host": socket.gethostname(),
+            "host": machine(),
             "pid": os.getpid(),
             "started": psutil.Process().create_time(),
             "beat": 0,
@@ -144,7 +155,7 @@ class Lease:
         return RunError(f"{self._run}: {who} is already driving this run; wait for it, or stop it first")
 
     def _dead(self, holder: Holder) -> bool:
-        if holder.host == socket.gethostname():
+        if holder.host == machine():
             try:
                 process = psutil.Process(holder.pid)
                 # A killed driver stays a zombie until its parent asks for its end: in a container, perhaps never.

@@ -113,7 +113,8 @@ def finish(
 def write_inputs(config: SearchConfig, findings: Findings) -> None:
     """The resolved configuration and the document sets, written at every start."""
     text = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
-    write_text(config.folder / "search.yaml", text)
+    # A database URL may hold a password, which is then for the owner's eyes only.
+    write_text(config.folder / "search.yaml", text, mode=0o600 if config.run.storage else 0o644)
     documents = findings.setting.prepared.documents
     for name in ("search", "selection", "report"):
         ids = {task: list(getattr(sets, name)) for task, sets in documents.items()}

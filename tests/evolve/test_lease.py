@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -17,7 +16,7 @@ from sqlalchemy import create_engine, select, update
 
 from evolve import lease as module
 from evolve.errors import RunError
-from evolve.lease import LEASES, Lease
+from evolve.lease import LEASES, Lease, machine
 
 ROOT = Path(__file__).parents[2]
 HOLD = """
@@ -115,7 +114,7 @@ def test_an_error_leaves_the_lease_free(url: str) -> None:
     with Lease(url, "run") as lease:
         holder = lease.holder()
         assert holder is not None
-        assert (holder.pid, holder.host) == (os.getpid(), socket.gethostname())
+        assert (holder.pid, holder.host) == (os.getpid(), machine())
 
 
 def test_a_driver_in_this_process_refuses_another_thread(url: str) -> None:
@@ -126,7 +125,7 @@ def test_a_driver_in_this_process_refuses_another_thread(url: str) -> None:
 def test_a_pid_that_was_given_anew_is_no_driver(url: str) -> None:
     with Lease(url, "run"):
         pass
-    change(url, owner="before", host=socket.gethostname(), pid=os.getpid(), started=1e9)
+    change(url, owner="before", host=machine(), pid=os.getpid(), started=1e9)
     with Lease(url, "run"):
         pass
 
@@ -149,7 +148,7 @@ def test_a_silent_driver_on_another_machine_is_followed(url: str) -> None:
     with Lease(url, "run") as lease:
         assert time.monotonic() - start >= 1.5
         lease.check()
-        assert row(url).host == socket.gethostname()
+        assert row(url).host == machine()
 
 
 @pytest.mark.usefixtures("quick")
