@@ -10,8 +10,9 @@ import importlib
 import os
 import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
 
@@ -23,6 +24,8 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
+
+INTERRUPTED = "\ninterrupted; what is finished is recorded: the same command goes on from there"
 
 SearchFile = Annotated[Path, typer.Argument(help="a search.yaml; see `evolve show config`")]
 RunFolder = Annotated[Path, typer.Argument(help="a run's folder, such as results/demo")]
@@ -84,17 +87,39 @@ def execute(module: str, function: str, *arguments: Any) -> None:
 
     limit_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
     quiet()
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a cluster that stops us is no other than Ctrl-C
+    signals: list[int] = []
+    listen(lambda number, frame: leave())
     try:
-        getattr(importlib.import_module(module), function)(*arguments)
+        command = getattr(importlib.import_module(module), function)
+        listen(lambda number, frame: interrupt(number, signals))
+        command(*arguments)
     except KeyboardInterrupt:
-        for each in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(each, signal.SIG_IGN)  # a second Ctrl-C would tear what libraries do at exit
-        stop("\ninterrupted; what is finished is recorded: the same command goes on from there", 130)
+        listen(signal.SIG_IGN)  # a second Ctrl-C would tear what libraries do at exit
+        stop(INTERRUPTED, 130)
     except Exception as error:
+        if signals:  # a library made an error of its own of the interruption
+            listen(signal.SIG_IGN)
+            stop(INTERRUPTED, 130)
         if not is_users(error):
             raise
         stop("\n".join(f"error: {line}" for line in str(error).splitlines()), 2)
+
+
+def listen(handler: Callable[[int, object], None] | signal.Handlers) -> None:
+    """For Ctrl-C, and for SIGTERM as well: a cluster that stops us is no other."""
+    for each in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(each, handler)
+
+
+def leave() -> None:
+    """While libraries are imported nothing is held yet, and an exception in their midst would not come through."""
+    print(INTERRUPTED, file=sys.stderr, flush=True)
+    os._exit(130)
+
+
+def interrupt(number: int, signals: list[int]) -> None:
+    signals.append(number)
+    raise KeyboardInterrupt
 
 
 def is_users(error: Exception) -> bool:
@@ -104,7 +129,7 @@ def is_users(error: Exception) -> bool:
     return isinstance(error, tuple(classes))
 
 
-def stop(message: str, code: int) -> None:
+def stop(message: str, code: int) -> NoReturn:
     print(message, file=sys.stderr)
     sys.exit(code)
 

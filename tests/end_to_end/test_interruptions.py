@@ -39,7 +39,7 @@ class Driver:
                 stderr=err,
                 start_new_session=True,
             )
-        self.family: dict[int, psutil.Process] = {}
+        self.family: dict[psutil.Process, str] = {}
 
     def until(self, happened: Callable[[], Any]) -> None:
         """Wait for something to happen while the run is at work."""
@@ -58,7 +58,7 @@ class Driver:
 
     def end(self, number: signal.Signals, group: bool = False) -> int:
         """Send a signal; returns the exit code."""
-        self.family = {each.pid: each for each in self.process.children(recursive=True)}
+        self.family = {each: name_of(each) for each in self.process.children(recursive=True)}
         if group:
             os.killpg(self.process.pid, number)
         else:
@@ -70,9 +70,17 @@ class Driver:
         assert self.process.wait(PATIENCE) == 0, self.err.read_text()
         return self.out.read_text()
 
-    def leaves_no_process(self, seconds: float) -> None:
-        _, alive = psutil.wait_procs(list(self.family.values()), timeout=seconds)
+    def leaves_no_process(self, seconds: float, but: str = "nothing") -> None:
+        ended = [each for each, name in self.family.items() if but not in name]
+        _, alive = psutil.wait_procs(ended, timeout=seconds)
         assert [each for each in alive if status(each) not in (psutil.STATUS_ZOMBIE, "gone")] == []
+
+
+def name_of(process: psutil.Process) -> str:
+    try:
+        return str(process.name())
+    except psutil.Error:
+        return ""
 
 
 def named(process: psutil.Process, title: str) -> bool:
@@ -204,7 +212,8 @@ def test_a_killed_driver_and_a_killed_worker_on_ray(
     driver.until(lambda: recorded(folder) >= 3)
     driver.end(signal.SIGKILL)
     kept = recorded(folder)
-    driver.leaves_no_process(seconds=60)
+    driver.leaves_no_process(seconds=30, but="Agent")
+    killed = driver
 
     driver = start(path)
     driver.until(lambda: recorded(folder) > kept and driver.workers())
@@ -213,6 +222,7 @@ def test_a_killed_driver_and_a_killed_worker_on_ray(
     assert f"going on after {kept} recorded candidates" in said
     assert "failed" not in said
     same_end(folder, left_alone)
+    killed.leaves_no_process(seconds=90)  # Ray's agents look for their head for a minute
 
 
 def test_a_candidate_that_always_kills_its_worker_is_a_recorded_failure(
@@ -257,7 +267,7 @@ def test_stopped_on_ray_and_second_drivers_refused(
         assert driver.end(number, group=number == signal.SIGINT) == 130, driver.err.read_text()
         assert driver.err.read_text().split("\n") == ["", HOW_TO_GO_ON, ""]
         driver.leaves_no_process(seconds=60)
-        assert list(scratch.iterdir()) == []
+        assert list(scratch.glob("evolve-*")) == []
         assert sorted(each.name for each in folder.iterdir()) == [".lock", "documents", "search.yaml"]
         if number == signal.SIGINT:
             driver = start(path)
@@ -275,10 +285,36 @@ def test_stopped_in_one_process(
     assert driver.err.read_text().split("\n") == ["", HOW_TO_GO_ON, ""]
 
 
-def test_stopped_while_it_starts(config: Config, search_file: SearchFile, start: Start) -> None:
+def test_stopped_while_it_imports(config: Config, search_file: SearchFile, start: Start) -> None:
     path = search_file(config)
-    for seconds in (1.5, 3.0):
+    for seconds in (0.0, 1.0, 2.5):
         driver = start(path)
+        driver.until(lambda: any("libtorch" in each.path for each in driver.process.memory_maps()))  # noqa: B023
         time.sleep(seconds)
         assert driver.end(signal.SIGINT, group=True) == 130, driver.err.read_text()
-        assert "Traceback" not in driver.err.read_text()
+        assert driver.err.read_text().split("\n") == ["", HOW_TO_GO_ON, ""]
+
+
+POSTGRESQL = "EVOLVE_TEST_POSTGRESQL"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(POSTGRESQL not in os.environ, reason=f"needs ${POSTGRESQL}, the URL of an empty database")
+def test_a_killed_driver_and_a_second_one_with_postgresql(
+    config: Config, search_file: SearchFile, start: Start, tmp_path: Path
+) -> None:
+    config["run"]["storage"] = os.environ[POSTGRESQL]
+    config["search"]["trials"] = 5000
+    path = search_file(config)
+    driver = start(path)
+    driver.until(driver.says("search: 1 of 5000"))
+    elsewhere = tmp_path / "elsewhere.yaml"
+    elsewhere.write_text(yaml.safe_dump(config | {"run": config["run"] | {"output": str(tmp_path / "elsewhere")}}))
+    second = evolve("run", elsewhere)
+    assert (second.returncode, "is already driving this run" in second.stderr) == (2, True), second.stderr
+    driver.end(signal.SIGKILL)
+    third = start(elsewhere)  # the run stands in the database; this folder is as good as the other
+    third.until(third.says(" of 5000"))
+    assert "going on after" in third.out.read_text()
+    assert third.end(signal.SIGINT, group=True) == 130
+    assert third.err.read_text().split("\n") == ["", HOW_TO_GO_ON, ""]
