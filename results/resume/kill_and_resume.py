@@ -1,0 +1,221 @@
+"""Kill one search many times, restart it by the same command, and compare it with the run that was left alone.
+
+    python results/resume/kill_and_resume.py                      # from the root: 20 kills of the demo's search
+    python results/resume/kill_and_resume.py --kills 2 --trials 12
+
+SIGKILL leaves the process no chance to put anything in order. The moments are drawn with a seed over the steps of
+the run: candidates of the search, finalists, models on the report documents; and at random within a step.
+Both runs work in a temporary folder. Writes kills.json and README.md beside itself.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import re
+import signal
+import sqlite3
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parents[1]
+SEARCH = ROOT / "tasks" / "demo" / "search.yaml"
+PATIENCE = 1200.0  # seconds for one start of the run
+DELAY = 0.5  # seconds after a step's begin within which the kill falls
+
+
+@dataclass(frozen=True)
+class Kill:
+    number: int
+    stage: str
+    step: int  # the run was killed at this step of the stage or after it
+    delay: float  # seconds after the step was seen
+    trials: int  # recorded when the process was dead
+    scores: int  # of finalists and models, kept when the process was dead
+    in_flight: int  # candidates at most that were being evaluated and are evaluated again
+
+
+def configuration(trials: int, workers: int, output: Path) -> Path:
+    """The demo's search.yaml with absolute paths, this budget, and this folder."""
+    config = yaml.safe_load(SEARCH.read_text(encoding="utf-8"))
+    config["models"] = {
+        "base": str(ROOT / config["models"]["base"]),
+        "sources": [str(ROOT / source) for source in config["models"]["sources"]],
+    }
+    config["score"]["include"] = [str(ROOT / folder) for folder in config["score"]["include"]]
+    config["search"]["trials"] = trials
+    config["run"] = {"workers": workers, "output": str(output)}
+    output.mkdir(parents=True)
+    path = output / "search.yaml"
+    path.write_text(yaml.safe_dump(config), encoding="utf-8")
+    return path
+
+
+def begin(path: Path) -> tuple[subprocess.Popen[bytes], Path]:
+    log = path.with_suffix(".log")
+    with log.open("w") as file:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "evolve", "run", str(path)],
+            cwd=ROOT,
+            env=os.environ | {"PYTHONPATH": str(ROOT)},
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    return process, log
+
+
+def finish(path: Path) -> str:
+    process, log = begin(path)
+    if process.wait(PATIENCE) != 0:
+        sys.exit(f"the run failed:\n{log.read_text()}")
+    return log.read_text()
+
+
+def recorded(folder: Path) -> int:
+    """Trials in the ledger, read without Optuna while the run may be writing."""
+    try:
+        with sqlite3.connect(f"file:{folder / 'study.db'}?mode=ro", uri=True, timeout=10) as connection:
+            return int(connection.execute("select count(*) from trials").fetchone()[0])
+    except sqlite3.OperationalError:
+        return 0
+
+
+def kept(folder: Path) -> int:
+    return sum(1 for _ in (folder / "scores").glob("*.json"))
+
+
+def draw(kills: int, trials: int, finalists: int, models: int, seed: int) -> list[tuple[str, int]]:
+    """(stage, step) of every kill, in the order of the run."""
+    numbers = random.Random(seed)
+    report = max(kills // 5, min(1, kills - 1))
+    last = kills // 7
+    steps = {
+        "search": numbers.sample(range(trials), min(trials, kills - report - last)),
+        "finalists": numbers.sample(range(finalists), min(finalists, last)),
+        "report": numbers.sample(range(models - 1), min(models - 1, report)),  # the last one may end before the kill
+    }
+    return [(stage, step) for stage, drawn in steps.items() for step in sorted(drawn)]
+
+
+def kill(path: Path, folder: Path, number: int, stage: str, step: int, delay: float, done: int, workers: int) -> Kill:
+    """Start the run, and kill it `delay` seconds after it is seen to have come to `step` of `stage`."""
+    process, log = begin(path)
+    at_work = {"search": "worker", "finalists": "finalists", "report": "report documents"}[stage]
+    deadline = time.monotonic() + PATIENCE
+    while process.poll() is None and time.monotonic() < deadline:
+        steps = recorded(folder) if stage == "search" else kept(folder)
+        if steps >= step + done and (at_work in log.read_text() or stage == "report"):
+            time.sleep(delay)
+            break
+        time.sleep(0.005)
+    os.killpg(process.pid, signal.SIGKILL)
+    if process.wait() != -signal.SIGKILL:
+        sys.exit(f"kill {number}: the run had ended by itself:\n{log.read_text()}")
+    flying = workers if stage == "search" else 0
+    return Kill(number, stage, step, round(delay, 3), recorded(folder), kept(folder), flying)
+
+
+def trials_of(folder: Path, name: str) -> list[dict[str, Any]]:
+    """The ledger's trials without what the clock says: ids, points to the last bit, values, digests, failures."""
+    from evolve.ledger import Ledger
+
+    trials = [asdict(trial) for trial in Ledger(f"sqlite:///{folder / 'study.db'}", name, must_exist=True).trials()]
+    return [{key: value for key, value in trial.items() if key not in ("seconds", "finished")} for trial in trials]
+
+
+def table_of(folder: Path) -> list[str]:
+    """The report's rows of numbers."""
+    return [line for line in (folder / "report.md").read_text(encoding="utf-8").splitlines() if line.startswith("|")]
+
+
+def compare(folder: Path, alone: Path, name: str) -> dict[str, bool]:
+    weights = "checkpoint/model.safetensors"
+    return {
+        "trials": trials_of(folder, name) == trials_of(alone, name),
+        "winner": (folder / "best.yaml").read_bytes() == (alone / "best.yaml").read_bytes(),
+        "checkpoint": (folder / weights).read_bytes() == (alone / weights).read_bytes(),
+        "report": table_of(folder) == table_of(alone),
+        "files": {path.relative_to(folder) for path in folder.rglob("*")}
+        == {path.relative_to(alone) for path in alone.rglob("*")},
+    }
+
+
+def readme(kills: list[Kill], same: dict[str, bool], trials: int, workers: int, seed: int) -> str:
+    head = f"""# Killed {len(kills)} times
+
+The demo's search ({trials} candidates, {workers} worker{"s" if workers > 1 else ""}), left alone, and the same search
+killed {len(kills)} times with SIGKILL and restarted by the same command each time. The moments are drawn over the
+steps of the run (seed {seed}) and at random within a step.
+
+| compared with the run left alone | the same |
+|---|---|
+| all trials: ids, points to the last bit, values, recipes | {yes(same["trials"])} |
+| best.yaml | {yes(same["winner"])} |
+| the checkpoint's weights, byte for byte | {yes(same["checkpoint"])} |
+| the report's numbers | {yes(same["report"])} |
+| the files of the run's folder, no leftovers | {yes(same["files"])} |
+
+| kill | moment | trials recorded | scores kept | candidates repeated, at most |
+|---:|---|---:|---:|---:|
+"""
+    rows = (
+        f"| {each.number} | {each.stage}, {each.delay:.2f} s after step {each.step} | {each.trials} | {each.scores} "
+        f"| {each.in_flight} |\n"
+        for each in kills
+    )
+    foot = "\n`python results/resume/kill_and_resume.py` makes this page and kills.json.\n"
+    return head + "".join(rows) + foot
+
+
+def yes(same: bool) -> str:
+    return "yes" if same else "**NO**"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--kills", type=int, default=20)
+    parser.add_argument("--trials", type=int, default=60)
+    parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path, default=HERE, help="folder of README.md and kills.json")
+    options = parser.parse_args()
+    name = yaml.safe_load(SEARCH.read_text(encoding="utf-8"))["name"]
+    with tempfile.TemporaryDirectory() as temporary:
+        left, disturbed = Path(temporary) / "alone", Path(temporary) / "killed"
+        said = finish(configuration(options.trials, options.workers, left))
+        print(f"left alone: {recorded(left / name)} trials", flush=True)
+        finalists = int(re.findall(r"finalists on the selection documents: \d+ of (\d+)", said)[-1])
+        models = kept(left / name) - finalists
+        path, folder = configuration(options.trials, options.workers, disturbed), disturbed / name
+        delays = random.Random(options.seed + 1)
+        kills: list[Kill] = []
+        for stage, step in draw(options.kills, options.trials, finalists, models, options.seed):
+            done = finalists if stage == "report" else 0
+            delay = delays.uniform(0, DELAY)
+            kills.append(kill(path, folder, len(kills) + 1, stage, step, delay, done, options.workers))
+            print(kills[-1], flush=True)
+        finish(path)
+        same = compare(folder, left / name, name)
+    print(same)
+    facts = {"trials": options.trials, "workers": options.workers, "seed": options.seed, "same": same}
+    options.out.mkdir(parents=True, exist_ok=True)
+    text = json.dumps({**facts, "kills": [asdict(each) for each in kills]}, indent=2)
+    (options.out / "kills.json").write_text(text + "\n", encoding="utf-8")
+    page = readme(kills, same, options.trials, options.workers, options.seed)
+    (options.out / "README.md").write_text(page, encoding="utf-8")
+    sys.exit(0 if all(same.values()) else 1)
+
+
+if __name__ == "__main__":
+    main()
