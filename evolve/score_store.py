@@ -25,28 +25,30 @@ class ScoreStore:
 
     def scores(self, jobs: Mapping[str, Job], executor: Executor, done: Callable[[str], None]) -> dict[str, Score]:
         """The scores by name, those that are not kept yet from `executor`. One that fails is left out."""
-        found = {name: self._read(job) for name, job in jobs.items()}
-        names = {(job.key, job.documents): name for name, job in jobs.items()}
-        missing = [job for name, job in jobs.items() if found[name] is None]
-        for name in (name for name, score in found.items() if score):
-            done(name)
-        for job, evaluation in executor.run(missing):
-            name = names[job.key, job.documents]
-            if isinstance(evaluation.outcome, Failure):
-                found[name] = None
+        names = {self._path(job): name for name, job in jobs.items()}
+        kept = {path: self._read(path) for path in names}
+        for path, score in kept.items():
+            if score is not None:
+                done(names[path])
+        missing = {self._path(job): job for job in jobs.values() if kept[self._path(job)] is None}
+        for job, evaluation in executor.run(list(missing.values())):
+            path, outcome = self._path(job), evaluation.outcome
+            if isinstance(outcome, Failure):
+                done(f"{names[path]} failed ({outcome.kind}): {outcome.message}")
             else:
-                found[name] = evaluation.outcome
-                write_json(self._path(job), asdict(evaluation.outcome))
-            done(name)
-        return {name: score for name, score in found.items() if score is not None}
+                write_json(path, asdict(outcome))
+                kept[path] = outcome
+                done(names[path])
+        scores = {name: kept[self._path(job)] for name, job in jobs.items()}
+        return {name: score for name, score in scores.items() if score is not None}
 
     def _path(self, job: Job) -> Path:
         key = f"{self._identity} {job.documents} {job.key}"
         return self._folder / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.json"
 
-    def _read(self, job: Job) -> Score | None:
+    def _read(self, path: Path) -> Score | None:
         try:
-            data = json.loads(self._path(job).read_text(encoding="utf-8"))
+            data = json.loads(path.read_text(encoding="utf-8"))
             values = {task: {int(id_): value for id_, value in each.items()} for task, each in data["values"].items()}
             return Score(**{**data, "values": values})
         except FileNotFoundError:
