@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import shutil
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from engine.errors import RecipeError
 from engine.plan import Plan, plan
 from engine.recipe import Recipe
 from engine.write import write_checkpoint
@@ -126,8 +128,9 @@ def write_winner(planned: Plan, folder: Path, log: ProgressLog) -> None:
     for leftover in folder.parent.glob(f".{folder.name}.*"):  # of a start that was killed while writing
         shutil.rmtree(leftover, ignore_errors=True)
     mark = folder / "merge_recipe.yaml"
-    if mark.is_file() and Recipe.from_yaml(mark.read_text(encoding="utf-8")).digest == planned.recipe.digest:
-        return
+    with suppress(RecipeError, OSError, UnicodeDecodeError):  # absent or damaged: written again
+        if Recipe.from_yaml(mark.read_text(encoding="utf-8")).digest == planned.recipe.digest:
+            return
     log.say("writing the merged checkpoint")
     write_checkpoint(planned, folder)
 
