@@ -91,7 +91,7 @@ def test_a_cluster_that_loses_a_node_gives_the_same_trials(
     cluster: tuple[str, Node], config: Config, search_file: Callable[[Config], Path], tmp_path: Path
 ) -> None:
     address, second = cluster
-    config["search"]["trials"] = 60
+    config["search"]["trials"] = 32
     done = evolve("run", search_file(config))
     assert done.returncode == 0, done.stderr
 
