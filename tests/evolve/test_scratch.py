@@ -1,0 +1,41 @@
+"""Temporary folders of killed processes go when the next one asks."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+from evolve.scratch import scratch
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from evolve.scratch import scratch
+with scratch(Path(sys.argv[1])) as folder:
+    (folder / "weights").write_text("large")
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_a_killed_process_leaves_a_folder_only_until_the_next_asks(tmp_path: Path) -> None:
+    root = Path(__file__).parents[2]
+    done = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path)], cwd=root, check=False)
+    assert done.returncode == -signal.SIGKILL
+    (left,) = tmp_path.iterdir()
+    assert (left / "weights").is_file()
+    with scratch(tmp_path) as folder:
+        assert list(tmp_path.iterdir()) == [folder]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_living_folders_and_those_of_others_stay(tmp_path: Path) -> None:
+    (tmp_path / "evolve-not-ours").mkdir()
+    with scratch(tmp_path) as first:
+        with scratch(tmp_path) as second:
+            assert first.is_dir()
+            assert second.is_dir()
+        assert first.is_dir()
+        assert not second.exists()
+    assert [each.name for each in tmp_path.iterdir()] == ["evolve-not-ours"]
