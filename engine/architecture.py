@@ -28,12 +28,6 @@ def split_layer(name: str) -> tuple[str, int, str] | None:
     return (found[1], int(found[2]), found[3]) if found else None
 
 
-def layer_of(name: str) -> int | None:
-    """Return the index of the layer a tensor belongs to, or None for embeddings, final norm and head."""
-    parts = split_layer(name)
-    return parts[1] if parts else None
-
-
 def renumber(name: str, layer: int) -> str:
     """Return the name of the same tensor in another layer."""
     parts = split_layer(name)
@@ -57,15 +51,6 @@ def layer_count(names: Iterable[str]) -> int:
 def outer_names(names: Iterable[str]) -> tuple[str, ...]:
     """Return the names outside the layers (embeddings, final norm, head), sorted."""
     return tuple(sorted(name for name in names if split_layer(name) is None))
-
-
-def module_groups(names: Iterable[str]) -> tuple[str, ...]:
-    """Return the modules that layers are made of, sorted, as ("mlp", "self_attn"); single norms are none."""
-    groups = set()
-    for name in names:
-        if (parts := split_layer(name)) and parts[2].count(".") > 2:
-            groups.add(parts[2].split(".")[1])
-    return tuple(sorted(groups))
 
 
 def embedding_name(names: Iterable[str]) -> str | None:

@@ -38,7 +38,10 @@ STARTS = 5  # workers in a row that may die while they start
 class Worker:
     """The actor: an evaluator, made where it runs."""
 
-    def __init__(self, config: SearchConfig, threads: int) -> None:
+    def __init__(self, config: SearchConfig, threads: int, folder: str) -> None:
+        """`folder` is the driver's: paths of the configuration are relative to it, where this machine has it."""
+        if os.path.isdir(folder):
+            os.chdir(folder)
         from evolve.environment import limit_threads, quiet
 
         limit_threads(threads)
@@ -119,7 +122,7 @@ class RayExecutor:
             "num_gpus": self._workers.gpus,
             "memory": self._workers.memory,
         }
-        actor = ray.remote(Worker).options(**options).remote(self._config, self._workers.threads)
+        actor = ray.remote(Worker).options(**options).remote(self._config, self._workers.threads, os.getcwd())
         self._starting[actor.machine.remote()] = actor
 
     def _finished(self, busy: dict[Any, Any]) -> list[Any]:

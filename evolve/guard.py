@@ -41,6 +41,7 @@ def sole_driver(config: SearchConfig) -> Iterator[tuple[Ledger, Lease]]:
             ) from None
         ledger = Ledger(storage_url(config), config.name)
         lease = stack.enter_context(Lease(storage_url(config), config.name))
+        stack.callback(ledger.close)  # before the lease is given back: a failed transaction keeps its lock
         sweep(folder)
         yield ledger, lease
 

@@ -35,12 +35,17 @@ class Ledger:
         arguments = {"connect_args": {"timeout": SQLITE_WAIT}} if url.startswith("sqlite") else {"pool_pre_ping": True}
         check_url(url)
         with storage_errors(url):
-            storage = RDBStorage(url, engine_kwargs=arguments)
-            if must_exist and name not in storage_names(storage):
+            self._storage = RDBStorage(url, engine_kwargs=arguments)
+            if must_exist and name not in storage_names(self._storage):
                 raise RunError(f"run.storage ({hidden(url)}): holds no run named {name}; begin it with `evolve run`")
             self._study = optuna.create_study(
-                storage=storage, study_name=name, direction="maximize", load_if_exists=True
+                storage=self._storage, study_name=name, direction="maximize", load_if_exists=True
             )
+
+    def close(self) -> None:
+        """Let go of the database: a connection whose transaction failed would keep its lock."""
+        self._storage.remove_session()
+        self._storage.engine.dispose()
 
     def trials(self) -> list[Trial]:
         """The finished trials by candidate id."""

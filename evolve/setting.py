@@ -18,8 +18,6 @@ from engine.errors import CheckpointError, UnknownName
 from engine.lookup import lookup
 from engine.methods import METHODS
 from engine.methods.method import Parameter
-from engine.plan import plan
-from engine.recipe import Recipe
 from evolve.config import Interval, SearchConfig, Smooth
 from evolve.errors import ConfigError
 from evolve.optimizers import OPTIMIZERS
@@ -157,10 +155,6 @@ class Setting:
             self.config.score.batch_size,
         ]
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
-
-    def check_plan(self, recipe: Recipe) -> None:
-        """Raises what planning raises: shapes, layer counts, architectures that differ."""
-        plan(recipe, self.checkpoints)
 
 
 def place_of(index: int) -> str:

@@ -18,7 +18,7 @@ NEW_TOKENS_KEYS = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completi
 def too_long(prepared: Prepared, tokenizer: Any, which: SetName, room: int) -> Mapping[str, tuple[int, int]]:
     """Per task, how many of the set's documents have a prompt that lm-eval cuts from the left, and how many there are.
 
-    `room` is the context in tokens. Special tokens are not counted; `Scorer.truncated` is exact, with a model.
+    `room` is the context in tokens. Special tokens are not counted.
     Raises TaskError for a task that may generate as many tokens as there is room for: lm-eval refuses it.
     """
     counts = {}

@@ -96,20 +96,6 @@ class Prepared:
                     yield canonical({"id": request.id, "document": request.document, "asked": asked})
 
 
-@dataclass(frozen=True)
-class TaskSummary:
-    """What is known of a task before any model is: for `evolve check`."""
-
-    task: str
-    metric: str
-    higher_is_better: bool
-    output_type: str
-    split: str
-    documents: int  # distinct ones in the evaluated split
-    num_fewshot: int
-    benchmark: str | None  # why it looks like a public benchmark
-
-
 def prepare(
     specs: Sequence[TaskSpec],
     *,
@@ -132,25 +118,6 @@ def prepare(
     for which in sets:
         prepared.requests(which)
     return prepared
-
-
-def check_tasks(
-    specs: Sequence[TaskSpec], *, include: Sequence[Path], sizes: Sizes, seed: int, allow_benchmarks: bool
-) -> tuple[TaskSummary, ...]:
-    """The checks of `prepare` that need no tokenizer, and what was found; raises the same errors."""
-    return tuple(
-        TaskSummary(
-            task=each.spec.task,
-            metric=str(each.metric),
-            higher_is_better=each.metric.higher_is_better,
-            output_type=each.task.OUTPUT_TYPE,
-            split=each.split,
-            documents=each.available,
-            num_fewshot=each.num_fewshot,
-            benchmark=each.benchmark,
-        )
-        for each in _load_all(specs, include=include, sizes=sizes, seed=seed, allow_benchmarks=allow_benchmarks)
-    )
 
 
 def _load_all(

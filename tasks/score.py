@@ -80,23 +80,6 @@ class Scorer:
             seconds={"forward": self._model.seconds, "other": total - self._model.seconds},
         )
 
-    def truncated(self, which: SetName) -> Mapping[str, int]:
-        """Per task, how many documents have a prompt longer than the model's context.
-
-        lm-eval cuts such prompts from the left, without an error: the instructions and examples go first.
-        """
-        counts = {}
-        for name, documents in self.prepared.requests(which).items():
-            counts[name] = sum(any(map(self._too_long, each.instances)) for each in documents)
-        return counts
-
-    def _too_long(self, instance: Instance) -> bool:
-        texts = [argument for argument in instance.args if isinstance(argument, str)]
-        length, room = len(self._model.tok_encode("".join(texts))), self._model.max_length
-        if instance.request_type == "generate_until":
-            return bool(length > room - int(instance.args[1].get("max_gen_toks", self._model.max_gen_toks)))
-        return bool(instance.request_type == "loglikelihood" and length > room + 1)
-
     def _answer(self, instances: list[Instance]) -> None:
         """Fill `resps` of every instance: one call of the model per kind of request, repeats included."""
         kinds: dict[str, list[Instance]] = {}
@@ -122,19 +105,6 @@ class Scorer:
                     raise NotFinite(_broken(instance, "log-probability"))
             if self._model.nan_seen:
                 raise NotFinite(_broken(asked[0], "next-token logits"))
-
-
-def score(
-    prepared: Prepared,
-    model: torch.nn.Module,
-    tokenizer: Any,
-    which: SetName,
-    *,
-    batch_size: int,
-    device: str,
-) -> Score:
-    """`Scorer(...).score(which)` for a model that is scored once."""
-    return Scorer(prepared, model, tokenizer, batch_size, device).score(which)
 
 
 def objective(prepared: Prepared, metrics: Mapping[str, float]) -> float:

@@ -83,9 +83,7 @@ def main() -> None:
     parser.add_argument("--workers", default="auto")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
-        runs = [
-            measure(seed, arguments.report, arguments.workers, Path(scratch)) for seed in range(arguments.seeds)
-        ]
+        runs = [measure(seed, arguments.report, arguments.workers, Path(scratch)) for seed in range(arguments.seeds)]
     (HERE / "gains.json").write_text(json.dumps(runs, indent=1) + "\n", encoding="utf-8")
     (HERE / "README.md").write_text(table(runs, arguments.report), encoding="utf-8")
     print((HERE / "README.md").read_text(encoding="utf-8"))

@@ -27,8 +27,8 @@ def main() -> None:
     lines = [
         "# best.yaml through mergekit",
         "",
-        "`python results/mergekit-agreement/compare.py RUN --mergekit .../mergekit-yaml`, mergekit 0.1.5. Steps are units "
-        "in the last place of the stored dtype.",
+        "`python results/mergekit-agreement/compare.py RUN --mergekit .../mergekit-yaml`, mergekit 0.1.5. Steps are "
+        "units in the last place of the stored dtype.",
         "",
         "| run | method | dtype | tensors | elements | that differ | by more than one step |",
         "|---|---|---|---|---|---|---|",
@@ -50,6 +50,11 @@ def main() -> None:
         )
         dtype = str(next(iter(ours.values())).dtype).removeprefix("torch.")
         lines.append(f"| {run.name} | {method} | {dtype} | {len(ours)} | {count} | {differ} | {far} |")
+    lines += [
+        "",
+        "In TIES merges of bfloat16 models many task-vector elements have exactly the threshold's magnitude. Which of "
+        "them are kept is the order of an unstable sort in mergekit, and the order of position here (docs/recipes.md).",
+    ]
     (HERE / "README.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
     print("\n".join(lines))
 

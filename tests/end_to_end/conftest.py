@@ -18,7 +18,7 @@ DEMO = ROOT / "tasks" / "demo"
 Config = dict[str, Any]
 
 
-@pytest.fixture()
+@pytest.fixture
 def config(tmp_path: Path) -> Config:
     """A small search on the demo family; a test changes what it needs."""
     return {
@@ -39,7 +39,7 @@ def config(tmp_path: Path) -> Config:
     }
 
 
-@pytest.fixture()
+@pytest.fixture
 def search_file(tmp_path: Path) -> Callable[[Config], Path]:
     def write(config: Config) -> Path:
         path = tmp_path / f"{config['name']}.yaml"

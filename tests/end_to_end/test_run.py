@@ -31,7 +31,7 @@ def trials_of(folder: Path) -> list[dict[str, str]]:
         return [{key: value for key, value in row.items() if key != "seconds"} for row in csv.DictReader(file)]
 
 
-@pytest.fixture()
+@pytest.fixture
 def finished(config: Config, search_file: SearchFile, tmp_path: Path) -> Path:
     done = evolve("run", search_file(config))
     assert done.returncode == 0, done.stderr
@@ -129,9 +129,7 @@ def test_a_larger_budget_goes_on_and_says_that_the_report_was_open(
     assert "had been opened before, after 20 trials" in (finished / "report.md").read_text()
 
 
-def test_another_configuration_is_refused_by_its_keys(
-    finished: Path, config: Config, search_file: SearchFile
-) -> None:
+def test_another_configuration_is_refused_by_its_keys(finished: Path, config: Config, search_file: SearchFile) -> None:
     config["space"]["layers"] = 3
     config["score"]["documents"]["search"] = 9
     done = evolve("run", search_file(config))

@@ -10,7 +10,7 @@ import pytest
 
 from tasks.benchmarks import benchmark_sign
 from tasks.errors import BenchmarkRefused
-from tasks.prepared import check_tasks, prepare
+from tasks.prepared import prepare
 from tasks.spec import PromptSettings, Sizes, TaskSpec
 
 
@@ -70,7 +70,10 @@ def test_refused_unless_allowed(add_task: Callable[..., Path], tokenizer: Any) -
                       metric_list=[{"metric": "exact_match"}])  # fmt: skip
     specs = [TaskSpec("gsm8k_mine", "exact_match")]
     with pytest.raises(BenchmarkRefused, match=r"task 'gsm8k_mine': its name .*`allow_benchmarks: true`"):
-        check_tasks(specs, include=[folder], sizes=Sizes(3, 3, 3), seed=0, allow_benchmarks=False)
+        prepare(
+            specs, include=[folder], sizes=Sizes(3, 3, 3), seed=0, tokenizer=tokenizer, prompt=PromptSettings(),
+            allow_benchmarks=False,
+        )  # fmt: skip
     prepared = prepare(
         specs, include=[folder], sizes=Sizes(3, 3, 3), seed=0, tokenizer=tokenizer, prompt=PromptSettings(),
         allow_benchmarks=True,

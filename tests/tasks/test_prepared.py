@@ -11,7 +11,7 @@ import pytest
 
 from tasks.documents import canonical
 from tasks.errors import TaskError, TooFewDocuments
-from tasks.prepared import Prepared, check_tasks, prepare
+from tasks.prepared import Prepared, prepare
 from tasks.spec import SETS, PromptSettings, Sizes, TaskSpec
 
 SIZES = Sizes(20, 10, 15)
@@ -124,12 +124,3 @@ def test_digest_changes_with_prompt_and_document(
     assert old in path.read_text()
     path.write_text(path.read_text().replace(old, new))
     assert build().digest != before
-
-
-def test_check_tasks_needs_no_tokenizer(folder: Path) -> None:
-    specs = [TaskSpec("pick_shots", "acc"), SPEC]
-    found = check_tasks(specs, include=[folder], sizes=SIZES, seed=0, allow_benchmarks=False)
-    assert [(each.task, each.metric, each.documents, each.num_fewshot) for each in found] == [
-        ("pick_shots", "acc,none", 80, 2),
-        ("write", "exact_match,first-letter", 80, 0),
-    ]
