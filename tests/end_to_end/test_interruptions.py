@@ -292,15 +292,11 @@ def test_stopped_while_it_imports(config: Config, search_file: SearchFile, start
         assert driver.err.read_text().split("\n") == ["", HOW_TO_GO_ON, ""]
 
 
-POSTGRESQL = "EVOLVE_TEST_POSTGRESQL"
-
-
 @pytest.mark.slow
-@pytest.mark.skipif(POSTGRESQL not in os.environ, reason=f"needs ${POSTGRESQL}, the URL of an empty database")
 def test_a_killed_driver_and_a_second_one_with_postgresql(
-    config: Config, search_file: SearchFile, start: Start, tmp_path: Path
+    config: Config, search_file: SearchFile, start: Start, tmp_path: Path, postgresql: str
 ) -> None:
-    config["run"]["storage"] = os.environ[POSTGRESQL]
+    config["run"]["storage"] = postgresql
     config["search"]["trials"] = 5000
     path = search_file(config)
     driver = start(path)

@@ -1,0 +1,48 @@
+"""Fixtures of more than one room."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@pytest.fixture(scope="session")
+def postgresql(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A server of its own, where the binaries and a driver are installed."""
+    pytest.importorskip("psycopg2")
+    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
+    program = shutil.which("initdb") or (str(found[-1]) if found else None)
+    if program is None:
+        pytest.skip("no PostgreSQL server is installed")
+    folder = tmp_path_factory.mktemp("postgresql")
+    user: dict[str, Any] = {}
+    if os.geteuid() == 0:  # the server refuses to run as root
+        user = {"user": "nobody", "env": {**os.environ, "HOME": "/tmp"}}
+        for each in (folder, folder.parent, folder.parent.parent):
+            each.chmod(0o755)
+        shutil.chown(folder, "nobody")
+    data, port = folder / "data", free_port()
+    (folder / "password").write_text("secret")
+    (folder / "password").chmod(0o644)
+    access = ["--auth=scram-sha-256", f"--pwfile={folder / 'password'}"]
+    subprocess.run([program, "-D", data, "-U", "me", *access], check=True, capture_output=True, cwd="/", **user)
+    control = str(Path(program).with_name("pg_ctl"))
+    options = f"-p {port} -k {folder} -c listen_addresses=127.0.0.1 -c fsync=off"
+    start = [control, "-D", data, "-w", "-l", folder / "log", "-o", options, "start"]
+    subprocess.run(start, check=True, stdout=subprocess.DEVNULL, cwd="/", **user)
+    yield f"postgresql+psycopg2://me:secret@127.0.0.1:{port}/postgres"
+    stop = [control, "-D", data, "-m", "immediate", "stop"]
+    subprocess.run(stop, check=True, stdout=subprocess.DEVNULL, cwd="/", **user)
