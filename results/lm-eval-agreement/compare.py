@@ -1,0 +1,91 @@
+"""Does stock lm-eval, given a run's checkpoint, say what the run's report says?
+
+    python results/lm-eval-agreement/compare.py results/demo
+
+Runs the `lm_eval` command of the report on the written checkpoint, compares every document's verdict and every metric
+with the run's, and writes README.md beside this file. Run it where the run was made, with `score.dtype: float32`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from evolve.config import SearchConfig
+from evolve.guard import load_run, storage_url
+from evolve.ledger import Ledger
+
+HERE = Path(__file__).resolve().parent
+
+
+def stock(config: SearchConfig, output: Path) -> Path:
+    """Run lm-eval's own command line on the report documents; returns the folder with its files."""
+    command = [
+        *(sys.executable, "-m", "lm_eval", "--model", "hf", "--device", "cpu"),
+        *("--model_args", f"pretrained={config.folder / 'checkpoint'},dtype={config.score.dtype}"),
+        *("--tasks", ",".join(task.task for task in config.score.tasks)),
+        *("--include_path", config.score.include[0]),
+        *("--samples", str(config.folder / "documents" / "report.json")),
+        *("--batch_size", str(config.score.batch_size), "--log_samples", "--output_path", str(output)),
+    ]
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    return next(output.rglob("results_*.json")).parent
+
+
+def winners_scores(config: SearchConfig) -> dict[str, Any]:
+    """The winner's per-document scores, as the run kept them."""
+    verdict = Ledger(storage_url(config), config.name, must_exist=True).attribute("verdict")
+    metrics = verdict["rows"][0]["metrics"]
+    kept = [json.loads(path.read_text(encoding="utf-8")) for path in (config.folder / "scores").glob("*.json")]
+    size = config.score.documents.report
+    matching = [
+        each
+        for each in kept
+        if each["metrics"] == metrics and all(len(values) == size for values in each["values"].values())
+    ]
+    (winner,) = matching
+    return dict(winner)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", type=Path)
+    arguments = parser.parse_args()
+    config = load_run(arguments.run)
+    ours = winners_scores(config)
+    lines = [
+        "# The report by stock lm-eval",
+        "",
+        f"`python results/lm-eval-agreement/compare.py {arguments.run}`: the written checkpoint, loaded by "
+        f"`lm_eval --model hf` in {config.score.dtype}, batch size {config.score.batch_size}, on the report documents.",
+        "",
+        "| task | metric | documents | verdicts that differ | report | lm_eval |",
+        "|---|---|---|---|---|---|",
+    ]
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = stock(config, Path(scratch))
+        results = json.loads(next(folder.glob("results_*.json")).read_text(encoding="utf-8"))["results"]
+        for task in config.score.tasks:
+            path = next(folder.glob(f"samples_{task.task}_*.jsonl"))
+            samples = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+            theirs = {str(sample["doc_id"]): float(sample[task.metric]) for sample in samples}
+            values = ours["values"][task.task]
+            if theirs.keys() != values.keys():
+                raise SystemExit(f"{task.task}: lm-eval scored other documents")
+            differ = sum(theirs[document] != values[document] for document in values)
+            mean = results[task.task][f"{task.metric},none"]
+            lines.append(
+                f"| {task.task} | {task.metric} | {len(values)} | {differ} "
+                f"| {ours['metrics'][task.task]:.6f} | {mean:.6f} |"
+            )
+    (HERE / "README.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    print("\n".join(lines))
+
+
+if __name__ == "__main__":
+    main()
