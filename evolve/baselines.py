@@ -8,14 +8,17 @@ from search_spaces.assemble import labels
 from search_spaces.depth import Family
 
 TASK_ARITHMETIC_WEIGHT = 0.3  # Ilharco et al. 2023, "Editing models with task arithmetic", for many tasks
+WINNER, BASE = "winner", "base"  # rows of the report
+RESERVED = (WINNER, BASE, "uniform average")  # so a source of that name gets another label
 TIES_DENSITY = 0.2  # Yadav et al. 2023, "TIES-Merging": keep the top 20 %, weight 1, when nothing can be tuned
 
 
 def model_recipes(family: Family) -> dict[str, Recipe]:
     """The base and the sources as they are, by their labels."""
-    names = labels(family.models)
+    names = {model: f"source {name}" if name in RESERVED else name for model, name in labels(family.models).items()}
+    names[family.base] = BASE
     return {
-        ("base" if model == family.base else names[model]): Recipe.model_validate(
+        names[model]: Recipe.model_validate(
             {
                 "merge_method": "passthrough",
                 "models": [{"model": model}],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +26,8 @@ class Facts:
     openings: Sequence[dict[str, Any]]
     documents: dict[str, dict[str, int]]  # task -> set -> number of documents
     benchmarks: Sequence[str]
+    dtype: str  # of the scored models
+    reserved: Sequence[str]  # tasks whose few-shot examples were set aside from the scored split
 
 
 def points(value: float) -> str:
@@ -40,7 +43,8 @@ def headline(verdict: dict[str, Any]) -> str:
     """One sentence that claims no more than the interval bears."""
     best = next(row for row in verdict["rows"] if row["name"] == verdict["best"])
     gain = best["gain"]
-    against = f"{best['name']}, the strongest of the {len(verdict['rows']) - 1} models and plain merges"
+    unscored = f" that could be scored (not {', '.join(verdict['failed'])})" if verdict["failed"] else ""
+    against = f"{best['name']}, the strongest of the {len(verdict['rows']) - 1} models and plain merges{unscored}"
     if gain["low"] > 0:
         return f"The merge is better than {against}: {interval(gain)} points."
     if gain["high"] < 0:
@@ -66,7 +70,7 @@ def report_text(facts: Facts) -> str:
         "## The search",
         search_text(facts),
         "## Check it yourself",
-        check_text(config),
+        check_text(facts),
     ]
     return "\n\n".join(sections) + "\n"
 
@@ -113,8 +117,8 @@ def finalist_text(facts: Facts) -> str:
     if winner["search"] is not None:
         lines.append(
             f"\nThe winner, {winner['name']}, scored {100 * winner['search']:.1f} on the search documents and "
-            f"{100 * report:.1f} on the report documents: {points(winner['search'] - report)} of that was luck or "
-            "fitting. Finalists are ranked on the selection documents alone."
+            f"{100 * report:.1f} on the report documents ({points(report - winner['search'])}); what a search score "
+            "has above the report's is luck and fitting. Finalists are ranked on the selection documents alone."
         )
     return "\n".join(lines)
 
@@ -135,24 +139,43 @@ def search_text(facts: Facts) -> str:
     return "\n".join(lines)
 
 
-def check_text(config: SearchConfig) -> str:
-    """The stock lm-eval command that gives the winner's row again."""
-    folder = config.folder
-    options = [f"pretrained={folder}/checkpoint", f"dtype={config.score.dtype or 'auto'}"]
-    if config.score.max_length:
-        options.append(f"max_length={config.score.max_length}")
+def check_text(facts: Facts) -> str:
+    """The stock lm-eval command that gives the winner's row again, or why there is none."""
+    score = facts.config.score
+    if facts.reserved:
+        return (
+            f"lm-eval's own command draws few-shot examples of {', '.join(facts.reserved)} from all documents; here "
+            "they come from documents that were set aside, so its numbers differ a little."
+        )
+    shots = {task.num_fewshot for task in score.tasks}
+    if len(shots) > 1 or len(score.include) > 1:
+        return (
+            "lm-eval's own command takes one folder of tasks and one number of few-shot examples for all of them; "
+            "run it task by task with the documents in `documents/report.json`."
+        )
+    return f"The winner's row, by lm-eval itself:\n\n```\n{stock_command(facts, *shots)}\n```"
+
+
+def stock_command(facts: Facts, num_fewshot: int | None) -> str:
+    config, score = facts.config, facts.config.score
+    model = [f"pretrained={config.folder}/checkpoint", f"dtype={facts.dtype}", "softmax_dtype=float32"]
+    if score.max_length:
+        model.append(f"max_length={score.max_length}")
+    if config.run.trust_remote_code:
+        model.append("trust_remote_code=True")
     words = [
         "lm_eval --model hf",
-        f"--model_args {','.join(options)}",
-        f"--tasks {','.join(task.task for task in config.score.tasks)}",
-        *(f"--include_path {path}" for path in config.score.include[:1]),
-        f"--samples {folder}/documents/report.json",
-        f"--batch_size {config.score.batch_size}",
-        *(["--apply_chat_template"] if config.score.apply_chat_template else []),
-        "--device cpu --log_samples --output_path checked",
+        f"--model_args {shlex.quote(','.join(model))}",
+        f"--tasks {','.join(task.task for task in score.tasks)}",
+        *(f"--include_path {shlex.quote(path)}" for path in score.include),
+        f"--samples {shlex.quote(f'{config.folder}/documents/report.json')}",
+        f"--batch_size {score.batch_size}",
+        *([] if num_fewshot is None else [f"--num_fewshot {num_fewshot}"]),
+        *(["--apply_chat_template"] if score.apply_chat_template else []),
+        *([f"--system_instruction {shlex.quote(score.system_instruction)}"] if score.system_instruction else []),
+        "--log_samples --output_path checked",
     ]
-    command = " \\\n    ".join(words)
-    return f"The winner's row, by lm-eval itself:\n\n```\n{command}\n```"
+    return " \\\n    ".join(words)
 
 
 def trials_csv(space: SearchSpace, trials: Sequence[Trial]) -> str:

@@ -33,6 +33,8 @@ def report(folder: Path) -> None:
         openings=ledger.events("report opened"),
         documents=made["documents"],
         benchmarks=made["benchmarks"],
+        dtype=made["dtype"],
+        reserved=made["reserved"],
     )
     write_text(folder / "report.md", report_text(facts))
     print(f"{headline(verdict)}\nwrote {folder / 'report.md'}")

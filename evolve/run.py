@@ -31,6 +31,7 @@ from evolve.score_store import ScoreStore
 from evolve.start import LazyExecutor
 from evolve.trial import Trial
 from evolve.verdict import Verdict, choose_finalists, judge, select
+from search_spaces.assemble import labels
 
 
 def run(path: Path) -> None:
@@ -68,7 +69,7 @@ def drive(config: SearchConfig, findings: Findings, ledger: Ledger, lease: Lease
             watcher=log,
             check=lease.check,
         )
-        verdict = finish(config, findings, ledger, executor, trials, optimizer.recommend(), log)
+        verdict = finish(config, findings, ledger, lease, executor, trials, optimizer.recommend(), log)
     finally:
         executor.close()
     log.say(f"\n{headline(verdict)}\n{where(config.folder)}")
@@ -78,6 +79,7 @@ def finish(
     config: SearchConfig,
     findings: Findings,
     ledger: Ledger,
+    lease: Lease,
     executor: Executor,
     trials: list[Trial],
     recommended: Any,
@@ -91,6 +93,7 @@ def finish(
     log.stage("finalists on the selection documents", len(finalists))
     finalists = select(finalists, store, executor, log.step)
     winner = finalists[0].recipe
+    lease.check()
     write_text(folder / "best.yaml", winner.to_yaml())
     write_winner(plan(winner, setting.checkpoints), folder / "checkpoint", log)
     openings = ledger.events("report opened")
@@ -107,6 +110,7 @@ def finish(
         executor,
         log.step,
     )
+    lease.check()
     ledger.set_attribute("verdict", verdict.as_dict())
     write_report(config, findings, ledger, trials, verdict, winner)
     return verdict.as_dict()
@@ -155,15 +159,20 @@ def write_report(
             for task, sets in setting.prepared.documents.items()
         },
         benchmarks=setting.prepared.benchmarks,
+        dtype=setting.score_dtype,
+        reserved=[task for task, sets in setting.prepared.documents.items() if sets.fewshot],
     )
-    ledger.set_attribute("report", {"documents": facts.documents, "benchmarks": list(facts.benchmarks)})
+    made = {name: getattr(facts, name) for name in ("documents", "benchmarks", "dtype", "reserved")}
+    ledger.set_attribute("report", made)
     write_text(config.folder / "report.md", report_text(facts))
     write_json(
         config.folder / "environment.json",
         {
             **describe(),
             "seed": config.seed,
-            "models": {name: each.fingerprint() for name, each in setting.checkpoints.items()},
+            "models": {
+                name: setting.checkpoints[model].fingerprint() for model, name in labels(setting.family.models).items()
+            },
             "documents": setting.prepared.digest,
             "workers": None if findings.workers is None else findings.workers.count,
             "threads": None if findings.workers is None else findings.workers.threads,

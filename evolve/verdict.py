@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.recipe import Recipe
-from evolve.baselines import model_recipes, plain_merges
+from evolve.baselines import WINNER, model_recipes, plain_merges
 from evolve.errors import RunError
 from evolve.executor import Executor
 from evolve.score_store import ScoreStore
@@ -22,8 +22,6 @@ from evolve.trial import Job, Point, Trial
 from search_spaces.depth import Family
 from search_spaces.space import SearchSpace
 from tasks.score import Score
-
-WINNER = "winner"
 
 
 @dataclass(frozen=True)
@@ -56,18 +54,6 @@ class Verdict:
     rows: tuple[Row, ...]
     best: str
     failed: tuple[str, ...]
-
-    @property
-    def winner(self) -> Row:
-        return self.rows[0]
-
-    @property
-    def gain(self) -> Difference:
-        """The winner against the strongest of the other models."""
-        gain = next(row.gain for row in self.rows if row.name == self.best)
-        if gain is None:
-            raise RuntimeError(f"{self.best} has no comparison with the winner")
-        return gain
 
     def as_dict(self) -> dict[str, Any]:
         return {

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
 import subprocess
 import sys
 import tempfile
@@ -24,16 +25,12 @@ HERE = Path(__file__).resolve().parent
 
 
 def stock(config: SearchConfig, output: Path) -> Path:
-    """Run lm-eval's own command line on the report documents; returns the folder with its files."""
-    command = [
-        *(sys.executable, "-m", "lm_eval", "--model", "hf", "--device", "cpu"),
-        *("--model_args", f"pretrained={config.folder / 'checkpoint'},dtype={config.score.dtype}"),
-        *("--tasks", ",".join(task.task for task in config.score.tasks)),
-        *("--include_path", config.score.include[0]),
-        *("--samples", str(config.folder / "documents" / "report.json")),
-        *("--batch_size", str(config.score.batch_size), "--log_samples", "--output_path", str(output)),
-    ]
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    """Run the report's own lm_eval command; returns the folder with what it writes."""
+    report = (config.folder / "report.md").read_text(encoding="utf-8")
+    command = report.split("```\nlm_eval ")[1].split("```")[0].replace("\\\n", " ")
+    words = shlex.split(command.replace("--output_path checked", f"--output_path {output}"))
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    subprocess.run([sys.executable, "-m", "lm_eval", *words, "--device", "cpu"], check=True, **quiet)
     return next(output.rglob("results_*.json")).parent
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -38,7 +39,7 @@ def finished(config: Config, search_file: SearchFile, tmp_path: Path) -> Path:
     return tmp_path / "results" / "small"
 
 
-def test_a_run_leaves_everything_and_the_report_is_true(finished: Path, config: Config, tmp_path: Path) -> None:
+def test_a_run_leaves_everything_and_the_report_is_true(finished: Path, tmp_path: Path) -> None:
     for name in ("search.yaml", "study.db", "best.yaml", "report.md", "trials.csv", "environment.json"):
         assert (finished / name).stat().st_size > 0
     assert len(trials_of(finished)) == 20
@@ -55,7 +56,7 @@ def test_a_run_leaves_everything_and_the_report_is_true(finished: Path, config: 
     assert memory.keys() == written.keys()
     assert all(torch.equal(memory[name], written[name]) for name in memory)
 
-    stock(finished, config, tmp_path)
+    stock(finished, tmp_path)
 
     again = evolve("run", finished / "search.yaml")
     assert again.returncode == 0, again.stderr
@@ -69,16 +70,13 @@ def test_a_run_leaves_everything_and_the_report_is_true(finished: Path, config: 
     assert (moved / "report.md").read_text().splitlines()[:10] == (finished / "report.md").read_text().splitlines()[:10]
 
 
-def stock(finished: Path, config: Config, tmp_path: Path) -> None:
-    """The winner's row by lm-eval's own command line: the same metrics, the same verdict on each document."""
+def stock(finished: Path, tmp_path: Path) -> None:
+    """The winner's row by the report's own lm_eval command: the same metrics, the same verdict on each document."""
+    report = (finished / "report.md").read_text(encoding="utf-8")
+    command = report.split("```\nlm_eval ")[1].split("```")[0].replace("\\\n", " ")
+    words = shlex.split(command.replace("--output_path checked", f"--output_path {tmp_path / 'stock'}"))
     done = subprocess.run(
-        [
-            *(sys.executable, "-m", "lm_eval", "--model", "hf"),
-            *("--model_args", f"pretrained={finished / 'checkpoint'},dtype=float32"),
-            *("--tasks", "demo_reverse,demo_pick", "--include_path", str(DEMO)),
-            *("--samples", str(finished / "documents" / "report.json"), "--batch_size", "32", "--device", "cpu"),
-            *("--log_samples", "--output_path", str(tmp_path / "stock")),
-        ],
+        [sys.executable, "-m", "lm_eval", *words, "--device", "cpu"],
         cwd=DEMO.parents[1],
         env=environment() | {"HF_DATASETS_OFFLINE": "1"},
         capture_output=True,

@@ -85,6 +85,8 @@ def facts(**changes: Any) -> Facts:
         "openings": [{"trials": 3}],
         "documents": {"sums": {"search": 100, "selection": 200, "report": 400}},
         "benchmarks": (),
+        "dtype": "bfloat16",
+        "reserved": (),
     }
     return Facts(**{**plain, **changes})
 
@@ -124,7 +126,7 @@ def test_the_search_score_is_never_the_result() -> None:
             assert "search documents" in line or line.startswith("| trial 7 |"), line
     result = text[: text.index("## The finalists")]
     assert shown not in result
-    assert "33.8 of that was luck or fitting" in text
+    assert "(-33.8)" in text
 
 
 def test_warnings() -> None:
