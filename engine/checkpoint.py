@@ -12,8 +12,9 @@ from typing import Any
 import torch
 
 from engine.adapter import Adapter
+from engine.companions import code, companions
 from engine.errors import CheckpointError
-from engine.reference import parse_reference, resolve
+from engine.reference import PICKLED, parse_reference, resolve
 from engine.shard import Shard, TensorInfo
 
 _SINGLE = "model.safetensors"
@@ -53,13 +54,18 @@ class Checkpoint:
         return stored
 
     def fingerprint(self) -> str:
-        """Return the sha256 over the weights' contents and the adapter's; computed once, in threads."""
+        """Return the sha256 over all that the model is: weights, adapter, config.json, tokenizer, its own code.
+
+        Weights count by content, the small files by name and content. Computed once, in threads.
+        """
         if self._fingerprint is None:
             files = sorted({shard.path for shard in self._shards.values()})
             if self.adapter is not None:
                 files += [self.adapter.shard.path, self.adapter.folder / "adapter_config.json"]
             with ThreadPoolExecutor(max_workers=4) as pool:
                 digests = list(pool.map(_hash_file, files))
+            beside = [self.folder / "config.json", *companions(self.folder), *code(self.folder)]
+            digests += [f"{path.name}:{_hash_file(path)}" for path in beside]
             self._fingerprint = hashlib.sha256("".join(digests).encode()).hexdigest()
         return self._fingerprint
 
@@ -106,10 +112,7 @@ def _open_shards(reference: str, folder: Path) -> dict[str, Shard]:
         return dict.fromkeys(shard.tensors, shard)
     if not (folder / _INDEX).is_file():
         if next(folder.glob("*.bin"), None):
-            raise CheckpointError(
-                f"{reference}: has pickled weights (.bin) only, which are not read as unpickling runs code; convert"
-                " them with transformers: from_pretrained(...).save_pretrained(...)"
-            )
+            raise CheckpointError(f"{reference}: {PICKLED}")
         raise CheckpointError(f"{reference}: has neither {_SINGLE} nor {_INDEX}; the download may be incomplete")
     files = _read_index(reference, folder / _INDEX)
     shards = {file: Shard(folder / file) for file in sorted(set(files.values()))}

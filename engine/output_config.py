@@ -43,9 +43,9 @@ def output_config(
     config["torch_dtype" if "torch_dtype" in config and "dtype" not in config else "dtype"] = dtype
     if vocabulary is not None:
         text["vocab_size"] = vocabulary.size
-        for key in _TOKEN_IDS:
-            if key in donor.config:
-                config[key] = donor.config[key]
+    for key in _TOKEN_IDS:
+        if key in donor.config:
+            config[key] = donor.config[key]
     return config
 
 

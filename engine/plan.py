@@ -23,7 +23,7 @@ from engine.methods.method import Method, Parameter
 from engine.output_config import output_config
 from engine.parameters import Scalar, first_value
 from engine.recipe import Recipe
-from engine.vocabulary import Vocabulary, plan_vocabulary
+from engine.vocabulary import Vocabulary, plan_vocabulary, tokenizer_donor
 
 _SCRATCH = 4
 """Tensors of working size that a method holds besides its inputs, at most."""
@@ -33,13 +33,15 @@ _SCRATCH = 4
 class Plan:
     """All that is known before a byte of weights is read.
 
-    `config` is the output's config.json. `donor` is the model whose tokenizer and generation settings are copied;
+    `config` is the output's config.json, made from that of `owner`, whose code (if it has any) is copied too. `donor`
+    is the model whose tokenizer and generation settings are copied;
     `files` replaces some of them (None: leave it away). Sizes are in bytes; `peak_bytes` is the largest job's memory.
     """
 
     recipe: Recipe
     jobs: tuple[Job, ...]
     config: dict[str, Any]
+    owner: Checkpoint
     donor: Checkpoint
     files: Mapping[str, bytes | None]
     read_bytes: int
@@ -64,11 +66,12 @@ def plan(recipe: Recipe, checkpoints: Mapping[str, Checkpoint]) -> Plan:
     vocabulary = plan_vocabulary(recipe, blocks, checkpoints)
     jobs = tuple(_job(recipe, method, slot, head, vocabulary) for slot in slots(blocks, head))
     owner = _owner(recipe, blocks, checkpoints)
-    donor = vocabulary.donor if vocabulary else owner
+    donor = tokenizer_donor(recipe, blocks, checkpoints) or owner
     return Plan(
         recipe=recipe,
         jobs=jobs,
         config=output_config(owner, donor, blocks, jobs, tied=head is None, vocabulary=vocabulary),
+        owner=owner,
         donor=donor,
         files=vocabulary.files if vocabulary else {},
         read_bytes=sum(_read_bytes(job) for job in jobs),

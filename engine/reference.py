@@ -9,7 +9,11 @@ from pathlib import Path
 from engine.errors import CheckpointError
 
 _HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*(/[\w.-]+)?$")
-_FILES = ["*.json", "model*.safetensors", "adapter_model.safetensors", "*.model", "*.txt", "*.jinja"]
+_FILES = ["*.json", "model*.safetensors", "adapter_model.safetensors", "*.model", "*.txt", "*.jinja", "*.py"]
+PICKLED = (
+    "has pickled weights (.bin) only, which are not read as unpickling runs code; convert them with transformers:"
+    " from_pretrained(...).save_pretrained(...)"
+)
 
 
 @dataclass(frozen=True)
@@ -62,7 +66,8 @@ def _is_folder(name: str) -> bool:
 def resolve(location: Location, *, token: str | None = None) -> Path:
     """Return the folder with the model's files, downloaded from the Hub when there is no such local folder.
 
-    Only configuration, tokenizer and safetensors files are fetched. Raises CheckpointError naming the model.
+    Only configuration, tokenizer, code and safetensors files are fetched; the code is not run here. Raises
+    CheckpointError naming the model.
     """
     name = location.name
     if _is_folder(name):
@@ -94,4 +99,17 @@ def _download(location: Location, token: str | None) -> Path:
             f"{asked}: no such folder, and not to be had from the Hub ({type(error).__name__}: {reason}); check the"
             " spelling, the network or HF_HUB_OFFLINE, and for gated models the token"
         ) from None
+    if not any(Path(folder).glob("*.safetensors")) and _is_pickled(location, token):
+        raise CheckpointError(f"{asked}: {PICKLED}")
     return Path(folder)
+
+
+def _is_pickled(location: Location, token: str | None) -> bool:
+    """Whether the repository holds .bin weights and no safetensors; False where the Hub cannot be asked."""
+    import huggingface_hub
+
+    try:
+        files = huggingface_hub.list_repo_files(location.name, revision=location.revision, token=token)
+    except Exception:  # the same zoo of classes as above; the missing weights are then reported as such
+        return False
+    return any(file.endswith(".bin") for file in files) and not any(file.endswith(".safetensors") for file in files)

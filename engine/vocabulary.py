@@ -29,7 +29,6 @@ class Vocabulary:
     """The output's vocabulary of `size` rows, and each model's row program. `files`: see Plan."""
 
     size: int
-    donor: Checkpoint
     files: Mapping[str, bytes | None]
     models: tuple[Checkpoint, ...]
     programs: tuple[tuple[_Part, ...], ...]
@@ -45,6 +44,18 @@ class Vocabulary:
         )
 
 
+def tokenizer_donor(
+    recipe: Recipe, blocks: Sequence[Block], checkpoints: Mapping[str, Checkpoint]
+) -> Checkpoint | None:
+    """Return the model whose tokenizer the recipe asks for, a union's first one; None where it asks for none."""
+    wanted = recipe.tokenizer_source
+    if wanted is None:
+        return None
+    if wanted not in ("base", "union"):
+        return checkpoints[wanted]
+    return checkpoints[recipe.base_model] if recipe.base_model else blocks[0].members[0].checkpoint
+
+
 def plan_vocabulary(
     recipe: Recipe, blocks: Sequence[Block], checkpoints: Mapping[str, Checkpoint]
 ) -> Vocabulary | None:
@@ -52,14 +63,13 @@ def plan_vocabulary(
 
     Raises CheckpointError for models without a tokenizer.json.
     """
-    wanted = recipe.tokenizer_source
-    if wanted is None:
+    donor = tokenizer_donor(recipe, blocks, checkpoints)
+    if donor is None:
         return None
     members = [m.checkpoint for block in blocks for m in block.members]
     base = checkpoints[recipe.base_model] if recipe.base_model else None
-    donor = checkpoints[wanted] if wanted not in ("base", "union") else base or members[0]
     models = tuple(dict.fromkeys([*([base] if base else []), *members, donor]))
-    return _plan(wanted == "union", donor, base, models)
+    return _plan(recipe.tokenizer_source == "union", donor, base, models)
 
 
 @lru_cache(maxsize=8)  # a search plans hundreds of recipes over the same models
@@ -83,7 +93,7 @@ def _plan(union: bool, donor: Checkpoint, base: Checkpoint | None, models: tuple
     has = [{t: i for t, i in ids.items() if i < n} for ids, n in zip(tokens, counts, strict=True)]
     fallback = models.index(base) if base is not None else None
     programs = tuple(_program(m, output, has, fallback) for m in range(len(models)))
-    return Vocabulary(max(output.values()) + 1, donor, files, models, programs)
+    return Vocabulary(max(output.values()) + 1, files, models, programs)
 
 
 def _embedding(model: Checkpoint) -> TensorInfo:

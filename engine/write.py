@@ -17,6 +17,7 @@ from pathlib import Path
 import torch
 
 from engine.checkpoint import open_checkpoint
+from engine.companions import code, companions
 from engine.errors import CheckpointError, OutputError
 from engine.job import Job
 from engine.merge import run
@@ -26,12 +27,6 @@ from engine.recipe import Recipe
 from engine.shard import DTYPE_NAMES
 
 RECIPE_FILE = "merge_recipe.yaml"
-_COPIED = (
-    "generation_config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json",
-    "added_tokens.json", "vocab.json", "merges.txt", "vocab.txt", "tokenizer.model", "spiece.model",
-    "sentencepiece.bpe.model", "tekken.json", "chat_template.jinja", "chat_template.json",
-    "preprocessor_config.json", "processor_config.json", "video_preprocessor_config.json",
-)  # fmt: skip
 _MARGIN = 64 << 20
 """Bytes kept free besides the weights: tokenizer files and the file system's own needs."""
 
@@ -98,9 +93,10 @@ def _check_space(parent: Path, needed: int) -> None:
 
 def _write_files(plan: Plan, folder: Path) -> None:
     """Everything but the weights."""
-    for name in _COPIED:
-        if name not in plan.files and (plan.donor.folder / name).is_file():
-            shutil.copyfile(plan.donor.folder / name, folder / name)
+    # The owner's code last: config.json is the owner's, and it names that code.
+    for path in (*companions(plan.donor.folder), *code(plan.donor.folder), *code(plan.owner.folder)):
+        if path.name not in plan.files:
+            shutil.copyfile(path, folder / path.name)
     for name, content in plan.files.items():
         if content is not None:
             (folder / name).write_bytes(content)

@@ -117,6 +117,31 @@ def test_shards_are_one_checkpoint(make: Make) -> None:
     assert whole.fingerprint() != open_checkpoint(make("c", seed=1)).fingerprint()
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        "config.json", "tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json", "merges.txt",
+        "special_tokens_map.json", "added_tokens.json", "chat_template.jinja", "generation_config.json",
+    ],
+)  # fmt: skip
+def test_the_fingerprint_covers_what_stands_beside_the_weights(make: Make, name: str) -> None:
+    folder = Path(make("a", rope_theta=10000.0))
+    before = open_checkpoint(str(folder)).fingerprint()
+    (folder / "README.md").write_text("no part of the model")
+    assert open_checkpoint(str(folder)).fingerprint() == before
+    config = json.loads((folder / "config.json").read_text()) | {"rope_theta": 500000.0}
+    (folder / name).write_text(json.dumps(config))
+    assert open_checkpoint(str(folder)).fingerprint() != before
+
+
+def test_the_fingerprint_covers_code_only_where_the_config_names_it(make: Make) -> None:
+    for name, config, same in (("plain", {}, True), ("own", {"auto_map": {"AutoConfig": "mine.Config"}}, False)):
+        folder = Path(make(name, **config))
+        before = open_checkpoint(str(folder)).fingerprint()
+        (folder / "mine.py").write_text("x = 1")
+        assert (open_checkpoint(str(folder)).fingerprint() == before) is same
+
+
 @pytest.mark.parametrize("file", ["../model-1.safetensors", "/etc/passwd", "..", "a/b", "a\\b", "", "C:x"])
 def test_an_index_does_not_lead_out_of_the_folder(make: Make, file: str) -> None:
     with pytest.raises(CheckpointError, match="own folder"):
@@ -160,6 +185,40 @@ def test_hub_errors_name_the_model(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(huggingface_hub, "snapshot_download", offline)
     with pytest.raises(CheckpointError, match=r"org/model@v1: no such folder.*offline mode"):
         open_checkpoint("org/model@v1")
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        (["config.json", "pytorch_model.bin"], "pickled weights"),
+        (["config.json", "pytorch_model.bin", "consolidated.safetensors"], "download may be incomplete"),
+        (None, "download may be incomplete"),
+    ],
+)
+def test_pickled_weights_of_the_hub_are_told_from_an_incomplete_download(
+    make: Make, monkeypatch: pytest.MonkeyPatch, files: list[str] | None, message: str
+) -> None:
+    import huggingface_hub
+
+    folder = Path(make("a"))
+    (folder / "model.safetensors").unlink()
+    asked: list[str] = []
+
+    def download(*_: Any, allow_patterns: list[str], **__: Any) -> str:
+        asked.extend(allow_patterns)
+        return str(folder)
+
+    def listed(*_: Any, **__: Any) -> list[str]:
+        if files is None:
+            raise ConnectionError("offline mode is enabled")
+        return files
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    monkeypatch.setattr(huggingface_hub, "list_repo_files", listed)
+    with pytest.raises(CheckpointError, match=message):
+        open_checkpoint("org/model")
+    assert "*.py" in asked
+    assert "*.bin" not in asked
 
 
 def test_references(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

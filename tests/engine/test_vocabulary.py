@@ -14,6 +14,7 @@ from engine.merge import merge
 from engine.plan import Plan, plan
 from engine.recipe import Recipe
 from engine.tokenizer import read_vocabulary, union_tokenizer
+from engine.write import write_checkpoint
 
 Make = Callable[..., str]
 EMBEDDING = "model.embed_tokens.weight"
@@ -66,6 +67,27 @@ def test_padding_rows_stay_where_vocabularies_agree(make: Make) -> None:
     got, _ = made(models=entries(p, q, weights=(1, 1)), tokenizer_source="union")
     assert dict(merge(got))[EMBEDDING].shape == (6, 8)
     assert got.files == {}
+
+
+@pytest.mark.parametrize(
+    ("wanted", "donor"), [(None, "base"), ("base", "base"), ("union", "base"), ("p", "p"), ("q", "q")]
+)
+def test_the_named_tokenizer_is_copied_where_vocabularies_agree(
+    make: Make, tmp_path: Path, wanted: str | None, donor: str
+) -> None:
+    folders = {}
+    for i, name in enumerate(("base", "p", "q")):
+        folders[name] = tokenizer(make(name, seed=i, vocabulary=2, eos_token_id=i), words("a", "b"))
+        Path(folders[name], "chat_template.jinja").write_text(name)
+    merged = [{"model": folders[name], "parameters": {"weight": 1}} for name in ("base", "p")]
+    content: dict[str, Any] = {"merge_method": "task_arithmetic", "models": merged, "base_model": folders["base"]}
+    if wanted:
+        content["tokenizer_source"] = folders.get(wanted, wanted)
+    got, _ = made(**content)
+    write_checkpoint(got, tmp_path / "out")
+    assert (tmp_path / "out" / "chat_template.jinja").read_text() == donor
+    assert got.config["eos_token_id"] == list(folders).index(donor)
+    assert got.owner.reference == folders["base"]
 
 
 def test_tokens_beyond_the_embedding_count_as_absent(make: Make) -> None:

@@ -59,6 +59,18 @@ def test_files_beside_the_weights(recipe: Recipe, tmp_path: Path) -> None:
     assert "dare_ties" in (tmp_path / "out" / "README.md").read_text()
 
 
+@pytest.mark.parametrize("own", [True, False])
+def test_code_comes_with_a_config_that_names_it(make: Make, tmp_path: Path, own: bool) -> None:
+    a = Path(make("a", **({"auto_map": {"AutoModelForCausalLM": "modeling_own.Own"}} if own else {})))
+    for name in ("modeling_own.py", "parts_own.py"):
+        (a / name).write_text(f"raise RuntimeError('{name} was run')")
+    entries = [{"model": str(a), "parameters": {"weight": 1}}, {"model": make("b"), "parameters": {"weight": 1}}]
+    merge_to_folder(Recipe.model_validate({"merge_method": "linear", "models": entries}), tmp_path / "out")
+    assert sorted(path.name for path in (tmp_path / "out").glob("*.py")) == (
+        ["modeling_own.py", "parts_own.py"] if own else []
+    )
+
+
 def test_an_older_dtype_key_is_kept(make: Make, tmp_path: Path) -> None:
     source = Path(make("old"))
     config = json.loads((source / "config.json").read_text())
