@@ -32,16 +32,15 @@ class Evaluator:
             device=device,
             trust_remote_code=config.run.trust_remote_code,
         )
-        self._scorer = self._scorer_of(self._resident.module)
+        resident = self._resident.module
+        self._scorer = self._scorer_with(resident) if resident is not None else None  # of the resident module only
 
     def evaluate(self, job: Job) -> Evaluation:
         """The outcome of a job. What a candidate does wrong is a Failure; other errors are raised."""
         start = time.perf_counter()
         outcome: Outcome
         try:
-            module = self._module(job)
-            merged = time.perf_counter()
-            scorer = self._scorer if module is self._resident.module else self._scorer_of(module)
+            scorer, merged = self._scorer_of(job), time.perf_counter()
             outcome = scorer.score(job.documents)
             seconds = {"merge": merged - start, **outcome.seconds}
         except (NonFiniteWeights, NotFinite) as error:
@@ -53,12 +52,19 @@ class Evaluator:
             return Evaluation(Failure("memory", str(error)), {})
         return Evaluation(outcome, seconds | {"total": time.perf_counter() - start})
 
-    def _module(self, job: Job) -> torch.nn.Module:
-        if job.recipe is not None:
-            return self._resident.merged(plan(job.recipe, self._setting.checkpoints))
-        return self._resident.load_folder(Path(str(job.folder)))
+    def _scorer_of(self, job: Job) -> Scorer:
+        """The resident module's scorer with the job's weights in it, or one of a module loaded for this job alone."""
+        made = plan(job.recipe, self._setting.checkpoints) if job.recipe is not None else None
+        if made is None or self._resident.ready(made) is None:
+            self._scorer = None
+            self._resident.drop()  # there may be no room for two modules; the next recipe builds it again
+        module = self._resident.load_folder(Path(str(job.folder))) if made is None else self._resident.merged(made)
+        if module is not self._resident.module:
+            return self._scorer_with(module)
+        self._scorer = self._scorer or self._scorer_with(module)
+        return self._scorer
 
-    def _scorer_of(self, module: torch.nn.Module) -> Scorer:
+    def _scorer_with(self, module: torch.nn.Module) -> Scorer:
         return Scorer(
             self._setting.prepared,
             module,

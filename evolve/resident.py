@@ -3,17 +3,22 @@
 The module is loaded from the base with transformers and its parameters are compared once with the base's
 checkpoint, tensor by tensor. Where the names do not map one to one (transformers may fuse experts or rename),
 and for recipes with another architecture than the base's (more layers, another vocabulary), the candidate is
-written to shared memory and loaded from there: slower, always right.
+written to a temporary folder and loaded from there: slower, always right.
 """
 
 from __future__ import annotations
 
+import gc
+import shutil
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from engine.architecture import is_derived
 from engine.checkpoint import Checkpoint
+from engine.errors import OutputError
 from engine.merge import merge
 from engine.plan import Plan
 from engine.write import write_checkpoint
@@ -21,12 +26,14 @@ from evolve.errors import ModelError
 from evolve.scratch import scratch
 
 SHARED_MEMORY = Path("/dev/shm")
+SPARE = 2 * 64 * 2**20  # what writing keeps free beside the weights, and as much again for the other workers
 SHAPELESS = (
     "dtype",
     "torch_dtype",
     "transformers_version",
+    "use_cache",
     "_name_or_path",
-)  # config keys no weight depends on
+)  # config keys that change no score
 
 
 class NonFiniteWeights(ValueError):
@@ -34,29 +41,68 @@ class NonFiniteWeights(ValueError):
 
 
 class Resident:
-    """One module and its tokenizer on one device."""
+    """One module and its tokenizer on one device. The module can be dropped; it is built again when it is needed."""
 
     def __init__(self, base: Checkpoint, *, dtype: torch.dtype, device: str, trust_remote_code: bool = False) -> None:
         self._base = base
         self._dtype, self._device, self._trust = dtype, device, trust_remote_code
+        self._names = {name for name in base.tensors if not is_derived(name)}
+        self._compared = base.adapter is not None  # then the module starts with other weights than the base's
+        self._maps = True
         self.tokenizer = load_tokenizer(base.folder, trust_remote_code)
-        self.module = self.load_folder(base.folder)
-        # None where the names do not map: then every candidate goes through a folder.
-        self._parameters = self._map() if "+" not in base.reference else self._map(compare=False)
+        self.module: torch.nn.Module | None = None
+        self._parameters: dict[str, torch.Tensor] = {}
+        self._build()
+
+    def ready(self, plan: Plan) -> torch.nn.Module | None:
+        """The module, built if need be, where the plan's weights can overwrite its own; else None."""
+        if not self._maps or not self._fits(plan):
+            return None
+        if self.module is None:
+            self._build()
+        return self.module
 
     def merged(self, plan: Plan) -> torch.nn.Module:
-        """The module with the weights that `plan` makes. Raises NonFiniteWeights."""
-        if self._parameters is None or not self._fits(plan):
-            with scratch(SHARED_MEMORY if SHARED_MEMORY.is_dir() else None) as folder:
-                write_checkpoint(plan, folder / "candidate", device=self._device)
-                return self.load_folder(folder / "candidate")
+        """The module with the weights that `plan` makes. Raises NonFiniteWeights.
+
+        Where the module does not take them it is dropped, and another one returned.
+        """
+        module = self.ready(plan)
+        if module is None:
+            self.drop()
+            return self._through_folder(plan)
         with torch.no_grad():
             for name, tensor in merge(plan, device=self._device):
-                # A sum is finite only if every term is, and costs one pass.
-                if tensor.is_floating_point() and not torch.isfinite(tensor.sum(dtype=torch.float32)):
+                # A sum is finite only if every term is, and costs one pass; float64 has room for finite terms.
+                if tensor.is_floating_point() and not torch.isfinite(tensor.sum(dtype=torch.float64)):
                     raise NonFiniteWeights(f"{name} has NaN or infinite weights after the merge")
                 self._parameters[name].copy_(tensor)
-        return self.module
+        return module
+
+    def drop(self) -> None:
+        """Free the module, so that another one has room."""
+        self.module, self._parameters = None, {}
+        gc.collect()  # models and lm-eval hold each other in cycles
+
+    def _build(self) -> None:
+        self.module = self.load_folder(self._base.folder)
+        parameters = self._map(self.module)
+        if parameters is None:  # every candidate goes through a folder
+            self._maps = False
+            self.drop()
+        else:
+            self._parameters = parameters
+
+    def _through_folder(self, plan: Plan) -> torch.nn.Module:
+        if SHARED_MEMORY.is_dir() and shutil.disk_usage(SHARED_MEMORY).free >= plan.write_bytes + SPARE:
+            with suppress(OutputError):  # filled by somebody else in the meantime
+                return self._written(plan, SHARED_MEMORY)
+        return self._written(plan, None)
+
+    def _written(self, plan: Plan, parent: Path | None) -> torch.nn.Module:
+        with scratch(parent) as folder:
+            write_checkpoint(plan, folder / "candidate", device=self._device)
+            return self.load_folder(folder / "candidate")
 
     def load_folder(self, folder: Path) -> torch.nn.Module:
         """A module loaded afresh from a checkpoint folder."""
@@ -74,26 +120,36 @@ class Resident:
         loaded: torch.nn.Module = module.to(self._device).eval().requires_grad_(False)
         return loaded
 
-    def _map(self, compare: bool = True) -> dict[str, torch.Tensor] | None:
-        """Checkpoint name -> parameter, if every tensor of the checkpoint is one of the module's."""
-        state = self.module.state_dict(keep_vars=True)
-        parameters = {}
-        for name in self._base.tensors:
+    def _map(self, module: torch.nn.Module) -> dict[str, torch.Tensor] | None:
+        """Checkpoint name -> parameter, if every tensor of the checkpoint is one of the module's.
+
+        Buffers that follow from the config are left out: no merge writes them.
+        """
+        state = module.state_dict(keep_vars=True)
+        for name in sorted(self._names):
             if name not in state or tuple(state[name].shape) != tuple(self._base.tensors[name].shape):
                 return None
-            if compare and not torch.equal(state[name].detach().cpu(), self._base.read(name).to(state[name].dtype)):
+            stored = state[name].detach()
+            if not self._compared and not torch.equal(stored.cpu(), self._base.read(name).to(stored.dtype)):
                 return None
-            parameters[name] = state[name]
+        self._compared = True
+        parameters = {name: state[name] for name in self._names}
         covered = {parameter.data_ptr() for parameter in parameters.values()}
-        whole = all(parameter.data_ptr() in covered for parameter in self.module.parameters())
+        whole = all(parameter.data_ptr() in covered for parameter in module.parameters())
         return parameters if whole else None
 
     def _fits(self, plan: Plan) -> bool:
-        """Whether the plan's output has exactly the module's tensors and shape."""
+        """Whether the plan's output has exactly the module's tensors, shape and way to generate."""
         same = {key: value for key, value in plan.config.items() if key not in SHAPELESS}
         base = {key: value for key, value in self._base.config.items() if key not in SHAPELESS}
         names = {job.name for job in plan.jobs}
-        return same == base and names == set(self._parameters or ())
+        return same == base and names == self._names and generation(plan.donor) == generation(self._base)
+
+
+def generation(checkpoint: Checkpoint) -> bytes | None:
+    """The settings with which transformers generates, such as the tokens that end an answer."""
+    path = checkpoint.folder / "generation_config.json"
+    return path.read_bytes() if path.is_file() else None
 
 
 def check_base(base: Checkpoint, trust_remote_code: bool = False) -> None:
