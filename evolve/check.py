@@ -10,6 +10,7 @@ from evolve.config import load_config
 from evolve.errors import ModelError
 from evolve.evaluator import Evaluator
 from evolve.preflight import Findings, check_weights, preflight
+from evolve.start import local_device
 from evolve.trial import Failure, Job
 
 
@@ -40,7 +41,7 @@ def time_of_candidate(findings: Findings, threads: int) -> str:
     """Scores the base on the search documents, which is what a candidate costs beside its merge."""
     config = findings.setting.config
     recipe = model_recipes(findings.setting.family)["base"]
-    evaluator = Evaluator(config, threads=threads)
+    evaluator = Evaluator(config, device=local_device(), threads=threads)
     evaluation = evaluator.evaluate(Job(key=recipe.digest, documents="search", recipe=recipe))
     if isinstance(evaluation.outcome, Failure):
         raise ModelError(f"models.base ({config.models.base}): cannot be scored: {evaluation.outcome.message}")

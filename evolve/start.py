@@ -11,6 +11,13 @@ from evolve.trial import Evaluation, Job
 from evolve.workers import worker_bytes
 
 
+def local_device() -> str:
+    """Where a worker in this process computes, as torch names it."""
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
 class LazyExecutor:
     """An executor that starts its workers with the first job: re-opening a finished run costs nothing."""
 
@@ -31,13 +38,10 @@ class LazyExecutor:
     def _start(self) -> Executor:
         workers = self._findings.workers
         if workers is not None and workers.count == 1:
-            import torch
-
             from evolve.evaluator import Evaluator
 
             self._say(f"one worker, in this process, {workers.threads} threads")
-            device = "cuda" if torch.cuda.is_available() else "cpu"
-            return InProcess(Evaluator(self._config, device=device, threads=workers.threads))
+            return InProcess(Evaluator(self._config, device=local_device(), threads=workers.threads))
         from evolve.cluster import RayExecutor
 
         executor = RayExecutor(self._config, workers, worker_bytes(self._findings.setting))
