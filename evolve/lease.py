@@ -28,6 +28,7 @@ from sqlalchemy import (
     Table,
     create_engine,
     insert,
+    inspect,
     select,
     update,
 )
@@ -120,11 +121,11 @@ class Lease:
         return Holder(row.owner, row.host, row.pid, row.started, row.beat)
 
     def living(self) -> Holder | None:
-        """The holder, unless it ran on this machine and is gone. Needs no lease."""
+        """The holder, unless it ran on this machine and is gone. Needs no lease, and only reads."""
         with storage_errors(self._url):
-            LEASES.metadata.create_all(self._engine, checkfirst=True)
-            holder = self.holder()
-        gone = holder is not None and holder.host == machine() and self._dead(holder)
+            holder = self.holder() if inspect(self._engine).has_table(LEASES.name) else None
+        self._engine.dispose()
+        gone = holder is not None and holder.host == machine() and self._gone(holder)
         return None if gone else holder
 
     def _acquire(self) -> None:
@@ -141,20 +142,20 @@ class Lease:
             return
         except IntegrityError:
             pass
-        before = self.holder()
-        if before is not None and not self._dead(before):
-            raise self._refusal(before)
-        free = LEASES.c.owner == (before.owner if before else "")
-        with self._engine.begin() as connection:
-            taken = connection.execute(update(LEASES).where(LEASES.c.run == self._run, free).values(**mine))
-        if taken.rowcount != 1:
-            raise self._refusal(self.holder())
+        taken = False
+        while not taken:  # a row that changed since it was looked at is looked at again
+            before = self.holder()
+            if before is not None and not self._gone(before):
+                raise RunError(f"{self._run}: {before} is already driving this run; wait for it, or stop it first")
+            free = LEASES.c.owner == ""
+            if before is not None:
+                free = (LEASES.c.owner == before.owner) & (LEASES.c.beat == before.beat)
+            with self._engine.begin() as connection:
+                result = connection.execute(update(LEASES).where(LEASES.c.run == self._run, free).values(**mine))
+            taken = result.rowcount == 1
 
-    def _refusal(self, holder: Holder | None) -> RunError:
-        who = str(holder) if holder else "another driver"
-        return RunError(f"{self._run}: {who} is already driving this run; wait for it, or stop it first")
-
-    def _dead(self, holder: Holder) -> bool:
+    def _gone(self, holder: Holder) -> bool:
+        """Whether `holder` drives the run no longer: it ended or, on another machine, fell silent or let go."""
         if holder.host == machine():
             try:
                 process = psutil.Process(holder.pid)
@@ -166,8 +167,9 @@ class Lease:
         deadline = time.monotonic() + PATIENCE
         while time.monotonic() < deadline:
             time.sleep(1)
-            if self.holder() != holder:
-                return False
+            now = self.holder()
+            if now != holder:
+                return now is None or now.owner != holder.owner
         return True
 
     def _mine(self) -> Any:

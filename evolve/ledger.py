@@ -38,9 +38,12 @@ class Ledger:
             self._storage = RDBStorage(url, engine_kwargs=arguments)
             if must_exist and name not in storage_names(self._storage):
                 raise RunError(f"run.storage ({hidden(url)}): holds no run named {name}; begin it with `evolve run`")
-            self._study = optuna.create_study(
-                storage=self._storage, study_name=name, direction="maximize", load_if_exists=True
-            )
+            if must_exist:  # only reads
+                self._study = optuna.load_study(storage=self._storage, study_name=name)
+            else:
+                self._study = optuna.create_study(
+                    storage=self._storage, study_name=name, direction="maximize", load_if_exists=True
+                )
 
     def close(self) -> None:
         """Let go of the database: a connection whose transaction failed would keep its lock."""

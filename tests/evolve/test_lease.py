@@ -151,6 +151,47 @@ def test_a_silent_driver_on_another_machine_is_followed(url: str) -> None:
         assert row(url).host == machine()
 
 
+def while_looked_at(monkeypatch: pytest.MonkeyPatch, url: str, look: int, **values: Any) -> None:
+    """The row changes so before it is looked at for the `look`-th time."""
+    holder, looks = Lease.holder, iter(range(1, 100))
+
+    def changing(lease: Lease) -> module.Holder | None:
+        if next(looks) == look:
+            change(url, **values)
+        return holder(lease)
+
+    monkeypatch.setattr(Lease, "holder", changing)
+
+
+@pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize("after", [{"owner": ""}, {"owner": "next", "host": machine(), "pid": os.getpid()}])
+def test_a_lease_that_comes_free_while_it_is_watched_is_taken(
+    url: str, monkeypatch: pytest.MonkeyPatch, after: dict[str, Any]
+) -> None:
+    with Lease(url, "run"):
+        pass
+    change(url, owner="before", host="elsewhere", started=1e9)  # a process of this id began at another time
+    while_looked_at(monkeypatch, url, 2, **after)
+    with Lease(url, "run"):
+        assert (row(url).host, row(url).pid) == (machine(), os.getpid())
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_lease_that_another_one_takes_while_it_is_watched_refuses(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with Lease(url, "run"):
+        started = row(url).started
+    change(url, owner="before", host="elsewhere", started=1e9)
+    while_looked_at(monkeypatch, url, 2, owner="next", host=machine(), pid=os.getpid(), started=started)
+    with pytest.raises(RunError, match=f"process {os.getpid()} on .* is already driving"), Lease(url, "run"):
+        pass
+
+
+def test_looking_who_drives_writes_nothing(url: str, tmp_path: Path) -> None:
+    (tmp_path / "study.db").touch()
+    assert Lease(url, "run").living() is None
+    assert (tmp_path / "study.db").read_bytes() == b""
+
+
 @pytest.mark.usefixtures("quick")
 def test_a_lost_lease_says_so_and_stays_lost(url: str) -> None:
     with Lease(url, "run") as lease:

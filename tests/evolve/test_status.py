@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import sqlite3
 import subprocess
 import sys
 from pathlib import Path
@@ -59,6 +61,20 @@ def test_a_run_at_work(config: SearchConfig, capsys: pytest.CaptureFixture[str])
     out = capsys.readouterr().out
     assert "driver: process" in out
     assert "rate: 3600 candidates an hour, 0:03:15 left" in out
+
+
+def test_a_run_that_can_only_be_read(config: SearchConfig, capsys: pytest.CaptureFixture[str]) -> None:
+    status(config.folder)
+    before = capsys.readouterr().out
+    # Not by permissions, which do not bind root.
+    storage = f"sqlite:///file:{config.folder / 'study.db'}?mode=ro&uri=true"
+    data = config.model_copy(update={"run": config.run.model_copy(update={"storage": storage})})
+    (config.folder / "search.yaml").write_text(yaml.safe_dump(data.model_dump(mode="json")))
+    for table in ("yes", "no"):
+        status(config.folder)
+        assert capsys.readouterr().out == before, f"lease table: {table}"
+        with contextlib.closing(sqlite3.connect(config.folder / "study.db")) as database:
+            database.execute("DROP TABLE IF EXISTS evolve_leases")
 
 
 def test_days_are_days(config: SearchConfig) -> None:
