@@ -6,7 +6,9 @@ lock is free belongs to nobody: this matters in shared memory, where a forgotten
 
 from __future__ import annotations
 
+import os
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -35,9 +37,20 @@ def scratch(parent: Path | None = None) -> Iterator[Path]:
 
 def sweep(parent: Path) -> None:
     """Remove the folders of processes that were killed."""
-    for lock in parent.glob(f"{PREFIX}*/{LOCK}"):
+    for folder in parent.glob(f"{PREFIX}*"):
+        lock = folder / LOCK
         try:
-            with FileLock(lock, timeout=0):
-                shutil.rmtree(lock.parent, ignore_errors=True)
+            if is_own(folder, stat.S_IFDIR) and is_own(lock, stat.S_IFREG):
+                with FileLock(lock, timeout=0):
+                    shutil.rmtree(folder, ignore_errors=True)
         except (Timeout, OSError):
-            continue  # at work, gone already, or another user's
+            continue  # at work, or gone already
+
+
+def is_own(path: Path, kind: int) -> bool:
+    """Whether `path` is of this kind, no symbolic link, and this user's: anybody may write in a temporary folder.
+
+    Raises OSError where nothing is there.
+    """
+    found = path.lstat()
+    return stat.S_IFMT(found.st_mode) == kind and found.st_uid == (os.geteuid() if hasattr(os, "geteuid") else 0)

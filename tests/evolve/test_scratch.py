@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
 from pathlib import Path
 
-from evolve.scratch import scratch
+import pytest
+
+from evolve.scratch import LOCK, scratch
 
 KILLED = """
 import os, signal, sys
@@ -39,3 +42,31 @@ def test_living_folders_and_those_of_others_stay(tmp_path: Path) -> None:
         assert first.is_dir()
         assert not second.exists()
     assert [each.name for each in tmp_path.iterdir()] == ["evolve-not-ours"]
+
+
+def test_links_are_not_followed(tmp_path: Path) -> None:
+    parent, elsewhere = tmp_path / "parent", tmp_path / "elsewhere"
+    for folder in (parent / "evolve-locked", elsewhere):
+        folder.mkdir(parents=True)
+    (elsewhere / LOCK).write_text("kept")
+    (elsewhere / "notes").write_text("kept")
+    (parent / "evolve-link").symlink_to(elsewhere)
+    (parent / "evolve-locked" / LOCK).symlink_to(elsewhere / "notes")
+    (parent / "evolve-file").write_text("kept")
+    with scratch(parent):
+        pass
+    assert sorted(each.name for each in parent.iterdir()) == ["evolve-file", "evolve-link", "evolve-locked"]
+    assert {each.name: each.read_text() for each in elsewhere.iterdir()} == {LOCK: "kept", "notes": "kept"}
+
+
+@pytest.mark.parametrize("theirs", ["evolve-theirs", f"evolve-theirs/{LOCK}"])
+def test_what_another_user_owns_stays(tmp_path: Path, theirs: str) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("only root can give files away")
+    folder = tmp_path / "evolve-theirs"
+    folder.mkdir()
+    (folder / LOCK).touch()
+    os.chown(tmp_path / theirs, 12345, 12345)
+    with scratch(tmp_path):
+        pass
+    assert (folder / LOCK).is_file()
