@@ -26,11 +26,6 @@ class Difference:
     low: float
     high: float
 
-    @property
-    def certain(self) -> bool:
-        """Whether the interval lies above zero."""
-        return self.low > 0
-
 
 def weighted_mean(values: Values, weights: Mapping[str, float]) -> float:
     total = sum(weights[task] for task in values)
