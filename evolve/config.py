@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -20,6 +19,7 @@ from pydantic import (
     model_validator,
 )
 
+from engine.lookup import nearest
 from evolve.errors import ConfigError
 from evolve.strict_yaml import load_yaml
 
@@ -224,9 +224,8 @@ def describe(problem: Any) -> str:
     where = "".join(f"[{key}]" if isinstance(key, int) else f".{key}" for key in keys).lstrip(".") or "search.yaml"
     if problem["type"] == "extra_forbidden":
         known = known_keys(tuple(keys[:-1]))
-        near = difflib.get_close_matches(str(keys[-1]), known, n=1)
-        hint = f"did you mean {near[0]}?" if near else f"known here: {', '.join(known)}"
-        return f"{where}: unknown key; {hint}"
+        hint = nearest(str(keys[-1]), known) or f"; known here: {', '.join(known)}"
+        return f"{where}: unknown key{hint}"
     if problem["type"] == "missing":
         return f"{where}: is missing; see `evolve show config`"
     message = str(problem["msg"]).removeprefix("Value error, ").replace("a valid tuple", "a list")

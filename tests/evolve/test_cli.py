@@ -71,7 +71,7 @@ def test_mistakes_are_one_message_and_exit_code_2(tmp_path: Path) -> None:
     cases = {
         ("run", "none.yaml"): "none.yaml: there is no such file",
         ("run", "."): "cannot be read",
-        ("run", "broken.yaml"): "seach: unknown key; did you mean search?",
+        ("run", "broken.yaml"): "seach: unknown key; did you mean 'search'?",
         ("check", "none.yaml"): "none.yaml: there is no such file",
         ("check", "--no-time", "notes.bin"): "notes.bin: cannot be read",
         ("merge", "none.yaml", "out"): "none.yaml: cannot be read",

@@ -83,15 +83,15 @@ def test_a_whole_and_a_small_file_are_valid(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("path", "line"),
     [
-        ("sead", "sead: unknown key; did you mean seed?"),
-        ("models/bas", "models.bas: unknown key; did you mean base?"),
-        ("space/methods", "space.methods: unknown key; did you mean method?"),
-        ("space/parameters/weight/hihg", "space.parameters.weight.hihg: unknown key; did you mean high?"),
-        ("score/task", "score.task: unknown key; did you mean tasks?"),
-        ("score/tasks/1/wieght", "score.tasks[1].wieght: unknown key; did you mean weight?"),
-        ("score/documents/serach", "score.documents.serach: unknown key; did you mean search?"),
-        ("search/trails", "search.trails: unknown key; did you mean trials?"),
-        ("run/worker", "run.worker: unknown key; did you mean workers?"),
+        ("sead", "sead: unknown key; did you mean 'seed'?"),
+        ("models/bas", "models.bas: unknown key; did you mean 'base'?"),
+        ("space/methods", "space.methods: unknown key; did you mean 'method'?"),
+        ("space/parameters/weight/hihg", "space.parameters.weight.hihg: unknown key; did you mean 'high'?"),
+        ("score/task", "score.task: unknown key; did you mean 'tasks'?"),
+        ("score/tasks/1/wieght", "score.tasks[1].wieght: unknown key; did you mean 'weight'?"),
+        ("score/documents/serach", "score.documents.serach: unknown key; did you mean 'search'?"),
+        ("search/trails", "search.trails: unknown key; did you mean 'trials'?"),
+        ("run/worker", "run.worker: unknown key; did you mean 'workers'?"),
     ],
 )
 def test_unknown_keys_are_refused_at_every_level(tmp_path: Path, path: str, line: str) -> None:
@@ -264,7 +264,7 @@ def test_a_key_that_stands_twice_is_refused(tmp_path: Path) -> None:
 
 def test_the_password_of_a_storage_is_not_shown(tmp_path: Path) -> None:
     lines = problems(tmp_path, changed({"run/storage": ["postgresql://u:secret@h/db"], "run/sotrage": "x"}))
-    assert "run.sotrage: unknown key; did you mean storage?" in lines
+    assert "run.sotrage: unknown key; did you mean 'storage'?" in lines
     assert "secret" not in "\n".join(lines)
 
 
