@@ -84,6 +84,8 @@ def interpolate(value: Scalar | list[Scalar], position: float) -> Scalar:
     if isinstance(value[low], bool):
         return value[low]
     high = min(low + 1, len(value) - 1)
+    if value[low] == value[high]:
+        return value[low]  # the sum below may differ from it in the last bit
     part = place - low
     return (1.0 - part) * value[low] + part * value[high]
 

@@ -60,3 +60,8 @@ def test_mixed_list_and_text_numbers() -> None:
 def test_malformed_settings(bad: Any) -> None:
     with pytest.raises(ValueError):
         check_setting(bad)
+
+
+@given(st.floats(-5, 5), st.integers(2, 6), st.floats(0, 1))
+def test_equal_knots_give_their_value_to_the_last_bit(value: float, count: int, position: float) -> None:
+    assert interpolate([value] * count, position) == value
