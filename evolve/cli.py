@@ -54,7 +54,7 @@ def merge(
     seed: Annotated[int | None, typer.Option(help="of random methods; else the recipe's, else 0")] = None,
 ) -> None:
     """Make one merge, as mergekit-yaml does it."""
-    execute("evolve.merging", "merge", recipe, out, device, seed)
+    execute("evolve.merging", "merge", recipe, out, device, seed, parallel=True)
 
 
 @app.command()
@@ -72,20 +72,23 @@ def report(folder: RunFolder) -> None:
 @app.command()
 def show(
     what: Annotated[str, typer.Argument(help="methods, spaces, optimizers, tasks or config")],
-    include: Annotated[list[Path] | None, typer.Option(help="with tasks: folders of your own tasks")] = None,
+    include: Annotated[
+        list[Path] | None, typer.Option(help="with tasks: those of these folders, not lm-eval's own")
+    ] = None,
 ) -> None:
     """List what there is: merge methods, search spaces, optimizers, tasks, or the keys of search.yaml."""
     execute("evolve.show", "show", what, include or [])
 
 
-def execute(module: str, function: str, *arguments: Any) -> None:
+def execute(module: str, function: str, *arguments: Any, parallel: bool = False) -> None:
     """Import a subcommand's module once the process's surroundings are set, and call it.
 
+    It computes with as many threads as OMP_NUM_THREADS says, else one, or all cores if it is `parallel`.
     Errors of users become one message and exit code 2, an interruption 130; defects of ours keep their traceback.
     """
-    from evolve.environment import limit_threads, quiet
+    from evolve.environment import asked_threads, limit_threads, quiet, usable_cores
 
-    limit_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
+    limit_threads(asked_threads() or (usable_cores() if parallel else 1))
     quiet()
     signals: list[int] = []
     listen(lambda number, frame: leave())

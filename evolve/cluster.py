@@ -26,7 +26,7 @@ from evolve.errors import RunError
 from evolve.executor import ATTEMPTS, attempt
 from evolve.scratch import scratch
 from evolve.trial import Evaluation, Failure, Job
-from evolve.workers import Workers
+from evolve.workers import Node, Workers, spread_workers, usable_gpus
 
 WAIT = 5.0  # seconds between two looks at the workers and at the machines they run on
 FETCH = 60.0  # seconds in which a finished worker's answer must arrive
@@ -63,7 +63,7 @@ class RayExecutor:
     """As many actors as `workers` says (None: as the cluster bears); a job goes to whichever is free."""
 
     def __init__(self, config: SearchConfig, workers: Workers | None, memory: int) -> None:
-        self._config = config
+        self._config = shareable(config)
         self._machines: dict[Any, str] = {}  # where each actor that has started runs
         self._starting: dict[Any, Any] = {}  # answer to come -> actor
         self._idle: list[Any] = []
@@ -211,7 +211,7 @@ def connect(address: str, workers: Workers | None, stack: contextlib.ExitStack) 
         ray.init(
             address="local",
             num_cpus=workers.count * workers.threads,
-            num_gpus=int(workers.count * workers.gpus),
+            num_gpus=usable_gpus() if workers.gpus else 0,
             object_store_memory=100 * 2**20,  # weights never pass through it: workers map the files themselves
             include_dashboard=False,
             _temp_dir=str(temporary),
@@ -244,15 +244,15 @@ def own_signals() -> Iterator[None]:
 
 def cluster_workers(config: SearchConfig, memory: int) -> Workers:
     """For the cluster that this process joined: one worker a GPU, else one a core where memory bears it."""
-    resources = ray.cluster_resources()
-    gpus, cores = int(resources.get("GPU", 0)), int(resources.get("CPU", 1))
+    offers = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    nodes = [Node(*(int(offer.get(kind, 0)) for kind in ("CPU", "GPU", "memory"))) for offer in offers]
     wanted = config.run.workers
-    if gpus:
-        count = gpus if wanted == "auto" else int(wanted)
-        return Workers(count, max(1, cores // count), min(1.0, gpus / count), memory)
-    fitting = max(1, int(resources.get("memory", 0) // memory))
-    count = min(cores, fitting) if wanted == "auto" else int(wanted)
-    return Workers(count, max(1, cores // count), 0, memory)
+    return spread_workers(nodes, None if wanted == "auto" else int(wanted), memory)
+
+
+def shareable(config: SearchConfig) -> SearchConfig:
+    """Without the storage, whose password is nothing for a cluster's logs and workers."""
+    return config.model_copy(update={"run": config.run.model_copy(update={"storage": None})})
 
 
 def first_line(error: BaseException) -> str:

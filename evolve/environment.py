@@ -8,6 +8,8 @@ import sys
 from importlib import metadata
 from typing import Any
 
+from evolve import control_group
+
 RECORDED = (
     "merge-evolve torch transformers tokenizers safetensors lm_eval cma optuna ray numpy huggingface_hub datasets"
 )
@@ -21,6 +23,18 @@ def limit_threads(threads: int) -> None:
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
         os.environ[name] = str(threads)
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+
+def usable_cores() -> int:
+    """Cores this process may run on, by its affinity mask and its control group's quota."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(cores, control_group.cores() or cores)
+
+
+def asked_threads() -> int | None:
+    """The number in OMP_NUM_THREADS; None where it holds none, such as a list for nested regions."""
+    text = os.environ.get("OMP_NUM_THREADS", "").strip()
+    return int(text) or None if text.isdecimal() else None
 
 
 def quiet() -> None:

@@ -53,7 +53,7 @@ def optimizers() -> Iterable[str]:
 def tasks(include: list[Path]) -> Iterable[str]:
     from tasks.load import TaskLibrary
 
-    yield from TaskLibrary(include).names()
+    yield from TaskLibrary(include).names(builtin=not include)
 
 
 def config() -> Iterable[str]:

@@ -1,18 +1,20 @@
-"""How many workers a run gets: one a GPU, else as many as cores and memory bear."""
+"""How many workers a run gets, and with what each: one a GPU, else as many as cores and memory bear."""
 
 from __future__ import annotations
 
-import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import psutil
 
 from evolve import control_group
+from evolve.environment import usable_cores
 from evolve.setting import DTYPES, Setting
 
 PROCESS_BYTES = 700 * 2**20  # a Python process with torch, transformers and lm-eval loaded
 TOKENS = 256  # of a request, for the size of a batch's logits
 DRIVER_BYTES = 900 * 2**20  # the driver itself, and Ray's own processes
+SHARES = 10_000  # parts of a GPU that Ray tells apart
 
 
 @dataclass(frozen=True)
@@ -25,19 +27,61 @@ class Workers:
     memory: int
 
 
+@dataclass(frozen=True)
+class Node:
+    """What one machine of a cluster gives to workers; `memory` in bytes."""
+
+    cores: int
+    gpus: int
+    memory: int
+
+
 def local_workers(setting: Setting) -> Workers:
     """For this machine. `run.workers: auto` never takes more than fit."""
-    import torch
-
     memory = worker_bytes(setting)
     wanted = setting.config.run.workers
-    gpus, cores = torch.cuda.device_count(), usable_cores()
+    gpus, cores = usable_gpus(), usable_cores()
     if gpus:
         count = gpus if wanted == "auto" else int(wanted)
-        return Workers(count, max(1, cores // count), min(1.0, gpus / count), memory)
+        return Workers(count, max(1, cores // count), gpu_share(sharing(count, gpus)), memory)
     fitting = max(1, int((usable_memory() - DRIVER_BYTES) // memory))
     count = min(cores, fitting) if wanted == "auto" else int(wanted)
     return Workers(count, max(1, cores // count), 0, memory)
+
+
+def spread_workers(nodes: Sequence[Node], wanted: int | None, memory: int) -> Workers:
+    """For a cluster: `wanted` workers (None: as many as it bears), each with `memory` bytes.
+
+    Where there are GPUs, machines without one count for nothing. Every worker gets the most threads with which all
+    that can be placed are, whatever machines the cluster chooses: they are alike, so no order of placing is worse.
+    """
+    gpus = sum(node.gpus for node in nodes)
+    each = sharing(wanted or gpus, gpus) if gpus else 0
+    # Workers that each machine bears by its GPUs and its memory, and its cores.
+    offers = [
+        (min(node.memory // memory, node.gpus * each if gpus else node.cores), node.cores)
+        for node in nodes
+        if node.gpus or not gpus
+    ]
+
+    def placed(threads: int) -> int:
+        return sum(min(bears, cores // threads) for bears, cores in offers)
+
+    count = wanted or max(1, placed(1))
+    due = min(count, max(1, placed(1)))
+    most = max((cores for _, cores in offers), default=1)
+    threads = next((threads for threads in range(most, 1, -1) if placed(threads) >= due), 1)
+    return Workers(count, threads, gpu_share(each) if gpus else 0, memory)
+
+
+def sharing(count: int, gpus: int) -> int:
+    """How many of `count` workers share a GPU: a worker cannot have parts of two."""
+    return -(-count // gpus)
+
+
+def gpu_share(workers: int) -> float:
+    """The part of a GPU that each of `workers` on it gets, rounded down so that all of them fit."""
+    return max(1, SHARES // workers) / SHARES
 
 
 def worker_bytes(setting: Setting) -> int:
@@ -55,10 +99,11 @@ def worker_bytes(setting: Setting) -> int:
     return PROCESS_BYTES + sum(elements) * itemsize + largest + logits
 
 
-def usable_cores() -> int:
-    """Cores this process may run on, by its affinity mask and its control group's quota."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(cores, control_group.cores() or cores)
+def usable_gpus() -> int:
+    """GPUs that this process sees."""
+    import torch
+
+    return torch.cuda.device_count()
 
 
 def usable_memory() -> int:

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from evolve.environment import asked_threads, usable_cores
+
 ROOT = Path(__file__).parents[2]
 COMMANDS = ("run", "check", "merge", "status", "report", "show")
 HEAVY = ("torch", "ray", "transformers", "optuna", "lm_eval", "numpy", "sqlalchemy", "datasets")
@@ -112,6 +114,57 @@ def test_tables_are_shown() -> None:
     assert "per_layer: " in spaces
     assert "cma: " in optimizers
     assert "batch_size: 32" in config
+
+
+def test_tasks_are_those_of_the_folders_else_lm_evals_own() -> None:
+    results, _ = command_line(["show", "tasks", "--include", "tasks/demo"], ["show", "tasks"])
+    (code, own, err), (builtin_code, builtin, builtin_err) = results
+    assert (code, err, builtin_code, builtin_err) == (0, "", 0, "")
+    assert own.split() == ["demo_pick", "demo_reverse", "demo_second", "demo_shift", "demo_sort"]
+    assert {"arc_easy", "gsm8k"} <= set(builtin.split())
+    assert "demo_pick" not in builtin.split()
+
+
+@pytest.mark.parametrize(
+    ("value", "asked"), [("3", 3), (" 2 ", 2), ("auto", None), ("4,2", None), ("", None), ("0", None), ("-1", None)]
+)
+def test_threads_are_a_plain_number_or_not_asked_for(
+    monkeypatch: pytest.MonkeyPatch, value: str, asked: int | None
+) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", value)
+    assert asked_threads() == asked
+
+
+THREADS = """
+import os, sys, types
+from evolve.cli import app
+for name in ("merging", "status"):
+    module = types.ModuleType(f"evolve.{name}")
+    module.merge = module.status = lambda *_: print(os.environ["OMP_NUM_THREADS"])
+    sys.modules[module.__name__] = module
+app(sys.argv[1:])
+"""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "value", "threads"),
+    [
+        (["merge", "a.yaml", "out"], "auto", usable_cores()),
+        (["merge", "a.yaml", "out"], "7", 7),
+        (["status", "a"], "4,2", 1),
+        (["status", "a"], "7", 7),
+    ],
+)
+def test_a_merge_computes_on_all_cores(arguments: list[str], value: str, threads: int) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", THREADS, *arguments],
+        cwd=ROOT,
+        env={**os.environ, "OMP_NUM_THREADS": value},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout == f"{threads}\n"
 
 
 WAITING = """

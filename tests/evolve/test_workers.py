@@ -9,8 +9,19 @@ import pytest
 
 from evolve import control_group, workers
 from evolve.config import SearchConfig
+from evolve.environment import usable_cores
 from evolve.setting import Setting
-from evolve.workers import DRIVER_BYTES, PROCESS_BYTES, local_workers, usable_cores, usable_memory, worker_bytes
+from evolve.workers import (
+    DRIVER_BYTES,
+    PROCESS_BYTES,
+    Node,
+    Workers,
+    gpu_share,
+    local_workers,
+    spread_workers,
+    usable_memory,
+    worker_bytes,
+)
 
 MODELS = Path(__file__).parents[1] / "goldens" / "models"
 
@@ -68,6 +79,46 @@ def test_a_worker_a_gpu(machine: Any) -> None:
     )
     assert local_workers(setting(workers=8)).gpus == 0.5
     assert local_workers(setting(workers=2)).gpus == 1
+    assert local_workers(setting(workers=5)).gpus == 0.5  # 4 / 5 of a GPU would fit on each only once
+
+
+@pytest.mark.parametrize("workers", [1, 2, 3, 6, 7, 9, 11, 10_000, 20_001])
+def test_a_gpu_bears_the_workers_that_share_it(workers: int) -> None:
+    share = gpu_share(workers)
+    assert 0 < share <= 1
+    assert round(share * 10_000, 6).is_integer()  # Ray's precision
+    assert round(share * 10_000) * min(workers, 10_000) <= 10_000
+
+
+HEAD = Node(cores=32, gpus=0, memory=64)
+
+
+@pytest.mark.parametrize(
+    ("nodes", "wanted", "expected"),
+    [
+        ([HEAD, Node(8, 1, 16)], None, (1, 8, 1)),
+        ([HEAD, Node(8, 1, 16)], 3, (3, 2, 0.3333)),
+        ([HEAD, Node(8, 2, 16), Node(32, 4, 64)], None, (6, 4, 1)),
+        ([HEAD, Node(8, 2, 16), Node(32, 4, 64)], 4, (4, 8, 1)),
+        ([Node(16, 2, 64)], 3, (3, 5, 0.5)),
+        ([Node(2, 4, 64)], None, (2, 1, 1)),  # a worker takes a core
+        ([Node(8, 4, 2)], None, (2, 4, 1)),  # and memory
+        ([Node(4, 0, 9), Node(4, 0, 9)], None, (8, 1, 0)),
+        ([Node(4, 0, 3), Node(8, 0, 2)], None, (5, 1, 0)),
+        ([Node(4, 0, 9), Node(4, 0, 9)], 1, (1, 4, 0)),
+        ([Node(4, 0, 9), Node(4, 0, 9)], 2, (2, 4, 0)),
+        ([Node(4, 0, 9), Node(4, 0, 9)], 3, (3, 2, 0)),
+        ([Node(4, 0, 9), Node(4, 0, 9)], 20, (20, 1, 0)),
+        ([Node(8, 0, 2), Node(0, 0, 99)], 4, (4, 4, 0)),  # two can be placed
+        ([Node(8, 0, 0)], None, (1, 1, 0)),
+        ([Node(8, 0, 0)], 4, (4, 1, 0)),
+        ([], None, (1, 1, 0)),
+    ],
+)
+def test_a_cluster_can_place_its_workers(
+    nodes: list[Node], wanted: int | None, expected: tuple[int, int, float]
+) -> None:
+    assert spread_workers(nodes, wanted, memory=1) == Workers(*expected, memory=1)
 
 
 def test_this_machine_has_some() -> None:
