@@ -52,7 +52,7 @@ class ProgressLog:
 
     def step(self, what: str = "") -> None:
         self._done += 1
-        self._bar.update(self._task, completed=self._done)
+        self._bar.update(self._task, completed=self._done, description=f"{self._name}{what and f': {what}'}")
         if self._bar.disable and (time.monotonic() - self._shown > EVERY or self._done == self._total):
             self._shown = time.monotonic()
             self.say(f"{self._name}: {self._done} of {self._total}{what and f', {what}'}")
