@@ -84,6 +84,8 @@ def recipe_with(spec: Spec, name: str, value_of: ValueOf) -> dict[str, Any]:
         **({"base_model": models[0]} if len(models) > 1 else {}),
         **parts,
         **({"parameters": parameters} if parameters else {}),
+        # Candidates are asked with the base's tokenizer and template, so the merge that is written carries them.
+        **({} if spec.family.base in models else {"tokenizer_source": spec.family.base}),
         "dtype": "float32",  # mergekit then computes as we do: float32 inside, rounded once at the end
         "out_dtype": spec.family.out_dtype,
         "seed": spec.seed,

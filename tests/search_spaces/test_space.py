@@ -74,7 +74,8 @@ def test_pairs_are_a_gene_for_methods_of_two_models() -> None:
     assert len(pick.choices) == 6
     recipe = made.decode([gene.to_unit("math+chat") if gene is pick else 0.5 for gene in made.genes])
     assert recipe.base_model == "org/math"
-    assert set(recipe.references) == {"org/math", "org/chat"}
+    assert recipe.tokenizer_source == "org/base"
+    assert set(recipe.references) == {"org/math", "org/chat", "org/base"}
 
 
 def test_fixed_and_chosen_parameters() -> None:
