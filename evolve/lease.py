@@ -100,11 +100,9 @@ class Lease:
     ) -> None:
         self._stop.set()
         self._thread.join()
-        try:
-            with self._engine.begin() as connection:
-                connection.execute(update(LEASES).where(self._mine()).values(owner=""))
-        except SQLAlchemyError:
-            pass  # the row then looks like a dead driver's: the next start finds this process gone
+        # Where the database is away, the row looks like a dead driver's: the next start finds this process gone.
+        with contextlib.suppress(SQLAlchemyError), self._engine.begin() as connection:
+            connection.execute(update(LEASES).where(self._mine()).values(owner=""))
         self._engine.dispose()
 
     def check(self) -> None:
