@@ -110,10 +110,10 @@ def _block(
     layers = None if entry is None else entry.sources[0].layer_range[1] - entry.sources[0].layer_range[0]
     place = "recipe" if number is None else f"slices[{number}]"
     base = None
-    if method.base == "required":
-        name = (entry.base_model if entry else None) or recipe.base_model
-        if name is None:
-            raise RecipeError(f"{place}: {method.name} needs a base_model; add it")
+    name = ((entry.base_model if entry else None) or recipe.base_model) if method.base != "ignored" else None
+    if name is None and method.base == "required":
+        raise RecipeError(f"{place}: {method.name} needs a base_model; add it")
+    if name is not None:
         base = next((s for s in sources if s.checkpoint is checkpoints[name]), None)
         if base is None:
             starts = {s.first for s in sources}
@@ -122,7 +122,7 @@ def _block(
             base = replace(sources[0], checkpoint=checkpoints[name], where=f"base_model ({name})", parameters={})
             _check_range(base, layers)
         sources = [s for s in sources if s is not base]
-    _check_count(method, len(sources), place)
+    _check_count(method, len(sources), base is not None, place)
     for source in sources:
         _check_range(source, layers)
     return Block(place, tuple(sources), base, layers, (entry.parameters if entry else None) or {})
@@ -141,11 +141,11 @@ def _check_range(source: Source, layers: int | None) -> None:
         raise RecipeError(f"{source.where}: layer_range [{source.first}, {last}] goes beyond its {there} layers")
 
 
-def _check_count(method: Method, count: int, place: str) -> None:
+def _check_count(method: Method, count: int, with_base: bool, place: str) -> None:
     low, high = method.inputs
     if count < low or (high is not None and count > high):
         wanted = f"exactly {low}" if low == high else f"at least {low}"
-        besides = " besides the base" if method.base == "required" else ""
+        besides = " besides the base" if with_base else ""
         raise RecipeError(f"{place}: {method.name} takes {wanted} model{'s'[: low != 1]}{besides}, not {count}")
 
 
