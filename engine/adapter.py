@@ -2,139 +2,177 @@
 
 from __future__ import annotations
 
-import json
-import math
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 
+from engine.adapter_config import read_adapter_config, scaling
+from engine.architecture import split_layer
 from engine.errors import CheckpointError
 from engine.shard import Shard, TensorInfo
 
 _PREFIX = "base_model.model."
+_WRAPPERS = re.compile(r"\.(?:base_layer|modules_to_save(?:\.default)?)(?=\.)")
+"""PEFT's own modules around one of the base's."""
 _FACTOR = re.compile(r"^(.+)\.lora_(embedding_)?([AB])(?:\.weight)?$")
-# Variants of LoRA whose weights are not W + s B A, or that change the base they were trained on.
-_REFUSED = (
-    "use_dora", "use_qalora", "use_bdlora", "lora_bias", "layer_replication", "target_parameters",
-    "trainable_token_indices", "alora_invocation_tokens", "arrow_config", "kasa_config", "monteclora_config",
-    "velora_config",
-)  # fmt: skip
-_CHANGES_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
+_BLOCK = 256
+"""Rows of a delta that are computed at once, counted from row 0, so that any part of a tensor has the same bits."""
+
+
+@dataclass(frozen=True)
+class Delta:
+    """What an adapter does to one tensor: puts `whole` in its place, adds `scale` B A, or both in this order.
+
+    The keys name tensors of the adapter. `transposed`: the base's tensor has the shape of (B A)^T.
+    """
+
+    whole: str | None = None
+    a: str | None = None
+    b: str | None = None
+    scale: float = 0.0
+    transposed: bool = False
 
 
 class Adapter:
-    """The deltas of one LoRA adapter, by the name of the base's tensor they change."""
+    """The weights of one LoRA adapter."""
 
     def __init__(self, folder: Path) -> None:
         """Read `adapter_config.json` and the header of the weights. Raises CheckpointError naming the folder."""
         self.folder = folder
-        self.config = _read_config(folder)
-        path = folder / "adapter_model.safetensors"
-        if not path.is_file():
-            raise CheckpointError(f"{folder}: has no adapter_model.safetensors; save the adapter as safetensors")
-        self.shard = Shard(path)
-        self._factors: dict[str, dict[str, str]] = {}
-        self._whole: dict[str, str] = {}
-        for key in self.shard.tensors:
-            self._sort(key)
-        for name, factors in self._factors.items():
-            if len(factors) != 2:
-                raise CheckpointError(f"{folder}: {name} has lora_A or lora_B only; the adapter is incomplete")
-
-    def _sort(self, key: str) -> None:
-        """Note which tensor of the base a stored tensor changes: by a factor of a delta, or as a whole."""
-        name = key.removeprefix(_PREFIX)
-        if found := _FACTOR.match(name):
-            kind = found[3] if found[2] is None else f"embedding_{found[3]}"
-            self._factors.setdefault(f"{found[1]}.weight", {})[kind] = key
-        elif "lora_" in name:
-            raise CheckpointError(f"{self.folder}: {key} is of a kind of adapter that is not supported (only LoRA)")
-        else:
-            self._whole[name] = key  # modules_to_save
+        self.config = read_adapter_config(folder)
+        self.shard = _open_weights(folder)
+        self._found = self._deltas()
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The names of the base's tensors that change."""
-        return (*self._factors, *self._whole)
+        """The names of the tensors that change, as the adapter has them."""
+        return tuple(self._found)
 
-    def check(self, tensors: Mapping[str, TensorInfo]) -> None:
-        """Raise CheckpointError unless every delta has a tensor of its shape in the base."""
-        for name in self.names:
-            if name not in tensors:
-                raise CheckpointError(
-                    f"{self.folder}: changes {name}, which the base does not store; merge it with PEFT"
-                )
-            if (shape := self._shape(name)) != tensors[name].shape:
-                raise CheckpointError(
-                    f"{self.folder}: the delta of {name} has shape {shape}, the base's tensor {tensors[name].shape};"
-                    " it belongs to another base"
-                )
-
-    def _shape(self, name: str) -> tuple[int, ...]:
-        stored = self.shard.tensors
-        if name in self._whole:
-            return stored[self._whole[name]].shape
-        a, b = (stored[key].shape for _, key in sorted(self._factors[name].items()))
-        if len(a) != 2 or len(b) != 2 or a[0] != b[1]:
-            raise CheckpointError(
-                f"{self.folder}: {name} has factors of shapes {a} and {b}; only matrices are supported"
+    def _deltas(self) -> dict[str, Delta]:
+        """Return what happens to which tensor, sorted by name."""
+        whole: dict[str, str] = {}
+        factors: dict[str, dict[str, str]] = {}
+        embeddings: list[str] = []
+        for key in self.shard.tensors:
+            name = _WRAPPERS.sub("", key.removeprefix(_PREFIX))
+            if found := _FACTOR.match(name):
+                factors.setdefault(f"{found[1]}.weight", {})[found[3]] = key
+                if found[2]:
+                    embeddings.append(f"{found[1]}.weight")
+            elif "lora_" in name:
+                raise CheckpointError(f"{self.folder}: {key} is of a kind of adapter that is not supported (only LoRA)")
+            else:
+                whole[name] = key  # modules_to_save, trained biases, saved embeddings
+        for name, pair in factors.items():
+            if len(pair) != 2:
+                raise CheckpointError(f"{self.folder}: {name} has lora_A or lora_B only; the adapter is incomplete")
+        ranks = {name: self._rank(name, pair["A"], pair["B"]) for name, pair in sorted(factors.items())}
+        scales = scaling(self.folder, self.config, {name.removesuffix(".weight"): rank for name, rank in ranks.items()})
+        transposed = bool(self.config.get("fan_in_fan_out"))
+        deltas = {
+            name: Delta(
+                whole.get(name), factors[name]["A"], factors[name]["B"], scale, transposed or name in embeddings
             )
-        if not self.config.get("rank_pattern") and a[0] != self.config["r"]:
-            raise CheckpointError(f"{self.folder}: {name} has rank {a[0]}, adapter_config.json says {self.config['r']}")
-        return (a[1], b[0]) if self._transposed(name) else (b[0], a[1])
+            for name, scale in zip(ranks, scales, strict=True)
+        }
+        return dict(sorted({**{name: Delta(key) for name, key in whole.items()}, **deltas}.items()))
 
-    def _transposed(self, name: str) -> bool:
-        return "embedding_A" in self._factors[name] or bool(self.config.get("fan_in_fan_out"))
+    def _rank(self, name: str, a: str, b: str) -> int:
+        here, there = self.shard.tensors[a].shape, self.shard.tensors[b].shape
+        if len(here) != 2 or len(there) != 2 or here[0] != there[1] or not here[0]:
+            raise CheckpointError(
+                f"{self.folder}: {name} has factors of shapes {here} and {there}; only matrices are supported"
+            )
+        if not self.config.get("rank_pattern") and here[0] != self.config["r"]:
+            raise CheckpointError(
+                f"{self.folder}: {name} has rank {here[0]}, adapter_config.json says {self.config['r']}; they do not"
+                " belong together"
+            )
+        return here[0]
 
-    def scale(self, name: str) -> float:
-        """Return s = alpha / r, or alpha / sqrt(r) for rank-stabilised LoRA (Kalajdzievski 2023)."""
-        module = name.removesuffix(".weight")
-        rank = self.shard.tensors[min(self._factors[name].items())[1]].shape[0]
-        alpha = self.config["lora_alpha"]
-        for pattern, value in (self.config.get("alpha_pattern") or {}).items():
-            if re.match(rf"(.*\.)?({pattern})$", module):  # as PEFT reads the keys
-                alpha = value
-                break
-        return float(alpha / math.sqrt(rank) if self.config.get("use_rslora") else alpha / rank)
+    def fit(self, tensors: Mapping[str, TensorInfo]) -> dict[str, Delta]:
+        """Return the deltas by the base's names. Raises CheckpointError for one with no tensor of its shape there."""
+        deltas: dict[str, Delta] = {}
+        for name, delta in self._found.items():
+            own = _name_in(tensors, name)
+            if own is None or own in deltas:
+                raise CheckpointError(
+                    f"{self.folder}: changes {name}, which the base does not store; merge it with PEFT, or name its"
+                    " own base"
+                )
+            deltas[own] = delta
+        turned = any(self._must_turn(delta, tensors[name].shape) for name, delta in deltas.items())
+        for name, delta in deltas.items():
+            wanted = tensors[name].shape
+            if self._must_turn(delta, wanted) or (turned and split_layer(name) and len(set(wanted)) == 1):
+                deltas[name] = delta = replace(delta, transposed=not delta.transposed)
+            for shape in self._shapes(delta):
+                if shape != wanted:
+                    raise CheckpointError(
+                        f"{self.folder}: the delta of {name} has shape {shape}, the base's tensor {wanted};"
+                        " it belongs to another base"
+                    )
+        return deltas
 
-    def apply(self, name: str, weight: torch.Tensor) -> torch.Tensor:
-        """Return the adapted weight in float32."""
-        if name in self._whole:
-            return self.shard.read(self._whole[name]).float()
-        a, b = (self.shard.read(key).float() for _, key in sorted(self._factors[name].items()))
-        delta = b @ a
-        return weight.float() + self.scale(name) * (delta.T if self._transposed(name) else delta)
+    def _must_turn(self, delta: Delta, wanted: tuple[int, ...]) -> bool:
+        """Whether only the transpose fits.
+
+        PEFT notes the orientation once for all modules, the last one's; where some are Conv1D and others Linear, the
+        shapes tell, and square ones in layers follow those that are not square.
+        """
+        product = self._shapes(delta)[-1]
+        return delta.a is not None and product != wanted and product[::-1] == wanted
+
+    def _shapes(self, delta: Delta) -> list[tuple[int, ...]]:
+        """Return the shapes of what is put in place and of what is added."""
+        stored = self.shard.tensors
+        shapes = [] if delta.whole is None else [stored[delta.whole].shape]
+        if delta.a is not None and delta.b is not None:
+            product = (stored[delta.b].shape[0], stored[delta.a].shape[1])
+            shapes.append(product[::-1] if delta.transposed else product)
+        return shapes
+
+    @torch.no_grad()
+    def apply(self, delta: Delta, weight: torch.Tensor, rows: slice | None = None) -> torch.Tensor:
+        """Return the adapted weight, or its rows, in float32. `weight` is the base's whole tensor, of any dtype."""
+        if delta.whole is not None:
+            weight = self.shard.read(delta.whole)
+        if delta.a is None or delta.b is None:
+            return (weight if rows is None else weight[rows]).float()
+        start, stop, _ = (slice(None) if rows is None else rows).indices(weight.shape[0])
+        first = start - start % _BLOCK
+        last = min(-(-stop // _BLOCK) * _BLOCK, weight.shape[0])
+        a, b = self.shard.read(delta.a), self.shard.read(delta.b)
+        left, right = (a.T, b.T.float()) if delta.transposed else (b, a.float())
+        left = left[first:last].float()
+        adapted = torch.empty((max(last - first, 0), *weight.shape[1:]), dtype=torch.float32)
+        for begin in range(0, adapted.shape[0], _BLOCK):
+            block = adapted[begin : begin + _BLOCK]
+            block.copy_(weight[first + begin : first + begin + _BLOCK])
+            block.addmm_(left[begin : begin + _BLOCK], right, alpha=delta.scale)
+        return adapted[start - first : max(stop, start) - first]
 
 
-def _read_config(folder: Path) -> dict[str, Any]:
-    path = folder / "adapter_config.json"
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path}: cannot be read: {error}") from None
-    if not isinstance(config, dict) or config.get("peft_type") != "LORA":
-        kind = config.get("peft_type") if isinstance(config, dict) else None
-        raise CheckpointError(f"{folder}: is an adapter of kind {kind}; only LORA is supported")
-    for key in ("r", "lora_alpha"):
-        if isinstance(config.get(key), bool) or not isinstance(config.get(key), (int, float)) or config["r"] <= 0:
-            raise CheckpointError(f"{path}: {key} is {config.get(key)!r}, not a positive number")
-    for key in _REFUSED:
-        if config.get(key):
-            raise CheckpointError(f"{folder}: uses {key}, which is not supported; merge it with PEFT first")
-    try:
-        for pattern, value in (config.get("alpha_pattern") or {}).items():
-            re.compile(pattern)
-            float(value)
-    except (re.error, AttributeError, TypeError, ValueError) as error:
-        raise CheckpointError(f"{path}: alpha_pattern cannot be read: {error}") from None
-    if config.get("bias", "none") != "none":
-        raise CheckpointError(f"{folder}: trains biases (bias: {config['bias']}); merge it with PEFT first")
-    if str(config.get("init_lora_weights")).lower().startswith(_CHANGES_BASE):
-        raise CheckpointError(
-            f"{folder}: was initialised with {config['init_lora_weights']}, which changes the base's weights; convert"
-            " it to plain LoRA or merge it with PEFT first"
-        )
-    return config
+def _open_weights(folder: Path) -> Shard:
+    path = folder / "adapter_model.safetensors"
+    if not path.is_file():
+        raise CheckpointError(f"{folder}: has no adapter_model.safetensors; save the adapter as safetensors")
+    return Shard(path)
+
+
+def _name_in(tensors: Mapping[str, TensorInfo], name: str) -> str | None:
+    """Return the base's own name of a tensor, which may stand under another prefix in files than in memory.
+
+    As `h.0.attn.c_attn.weight` for `transformer.h.0.attn.c_attn.weight`; None where there is none, or more than one.
+    """
+    parts = name.split(".")
+    for dropped in range(len(parts) - 1):
+        tail = ".".join(parts[dropped:])
+        if tail in tensors:
+            return tail
+        if found := [stored for stored in tensors if stored.endswith(f".{tail}")]:
+            return found[0] if len(found) == 1 else None
+    return None

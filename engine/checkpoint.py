@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from engine.adapter import Adapter
+from engine.adapter import Adapter, Delta
 from engine.companions import code, companions
 from engine.errors import CheckpointError
 from engine.reference import PICKLED, parse_reference, resolve
@@ -36,22 +36,21 @@ class Checkpoint:
                 f"{reference}: its safetensors file holds no tensors; download or save the model again"
             )
         self.adapter = adapter
-        if adapter is not None:
-            adapter.check(self.tensors)
-        self._changed = frozenset(adapter.names if adapter else ())
+        self._deltas: dict[str, Delta] = adapter.fit(self.tensors) if adapter else {}
         self._fingerprint: str | None = None
 
-    def read(self, name: str) -> torch.Tensor:
+    def read(self, name: str, rows: slice | None = None) -> torch.Tensor:
         """Return a tensor: a read-only view of the file in its stored dtype, or float32 where an adapter changes it.
 
-        Raises CheckpointError for a name that is not in `tensors`.
+        With `rows` (a slice without a step), only those along the first dimension, with the same bits. Raises
+        CheckpointError for a name that is not in `tensors`.
         """
         if name not in self._shards:
-            raise CheckpointError(f"{self.reference}: has no tensor {name}")
+            raise CheckpointError(f"{self.reference}: has no tensor {name}; name one that the model stores")
         stored = self._shards[name].read(name)
-        if self.adapter is not None and name in self._changed:
-            return self.adapter.apply(name, stored)
-        return stored
+        if self.adapter is not None and name in self._deltas:
+            return self.adapter.apply(self._deltas[name], stored, rows)
+        return stored if rows is None else stored[rows]
 
     def fingerprint(self) -> str:
         """Return the sha256 over all that the model is: weights, adapter, config.json, tokenizer, its own code.

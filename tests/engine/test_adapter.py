@@ -51,9 +51,26 @@ def test_adds_the_scaled_product(make: Make, tmp_path: Path, config: dict[str, A
     for name in base.tensors:
         want = base.read(name)
         if name == f"{NAME}.weight":
-            want = want.float() + scale * delta
-        assert torch.equal(adapted.read(name), want), name
+            torch.testing.assert_close(adapted.read(name), want.float() + scale * delta)
+        else:
+            assert torch.equal(adapted.read(name), want), name
     assert adapted.fingerprint() != base.fingerprint()
+
+
+@pytest.mark.parametrize("transposed", [False, True])
+def test_any_rows_have_the_bits_of_the_whole(make: Make, tmp_path: Path, transposed: bool) -> None:
+    generator = torch.Generator().manual_seed(2)
+    inside, outside = (48, 700) if transposed else (700, 48)
+    factors = {
+        f"{STEM}.lora_A.weight": torch.randn(2, outside, generator=generator),
+        f"{STEM}.lora_B.weight": torch.randn(inside, 2, generator=generator),
+    }
+    base = make("base", changes={f"{NAME}.weight": torch.randn(700, 48, generator=generator).bfloat16()})
+    adapted = open_checkpoint(f"{base}+{adapter(tmp_path / 'lora', factors, fan_in_fan_out=transposed)}")
+    for name in (f"{NAME}.weight", "model.norm.weight"):
+        whole = adapted.read(name)
+        for rows in (slice(0, 1), slice(3, 300), slice(256, 512), slice(511, 700), slice(600, 900), slice(5, 5)):
+            assert torch.equal(adapted.read(name, rows), whole[rows])
 
 
 def test_saved_modules_replace_tensors(make: Make, tmp_path: Path) -> None:
@@ -67,10 +84,17 @@ def test_saved_modules_replace_tensors(make: Make, tmp_path: Path) -> None:
     [
         ({"use_dora": True}, "use_dora"),
         ({"peft_type": "IA3"}, "kind IA3"),
-        ({"bias": "all"}, "biases"),
         ({"init_lora_weights": "pissa"}, "pissa"),
         ({"r": 4}, "rank 2"),
         ({"r": 0}, "r is 0"),
+        ({"lora_alpha": math.nan}, "lora_alpha is nan"),
+        ({"alpha_pattern": {"(a+)+$": 4}}, "years"),
+        ({"alpha_pattern": {"(a|a)*$": 4}}, "years"),
+        ({"alpha_pattern": {".*.*.*.*x": 4}}, "years"),
+        ({"alpha_pattern": {"a{2,}{2,}{2,}": 4}}, "years"),
+        ({"alpha_pattern": {"[": 4}}, "no regular expression"),
+        ({"alpha_pattern": ["q_proj"]}, "does not map"),
+        ({"alpha_pattern": {"q_proj": "x"}}, "does not map"),
     ],
 )
 def test_other_kinds_are_refused(make: Make, tmp_path: Path, config: dict[str, Any], message: str) -> None:
