@@ -49,8 +49,10 @@ class Plan:
     peak_bytes: int
 
 
-def plan(recipe: Recipe, checkpoints: Mapping[str, Checkpoint]) -> Plan:
+def plan(recipe: Recipe, checkpoints: Mapping[str, Checkpoint], *, any_architecture: bool = False) -> Plan:
     """Return the jobs of a recipe; `checkpoints` holds an open one for each of `recipe.references`.
+
+    With `any_architecture` the configs may name different ones; the tensors must fit together all the same.
 
     Raises RecipeError for parameters and layers, CheckpointError for models that do not fit together.
     """
@@ -61,7 +63,8 @@ def plan(recipe: Recipe, checkpoints: Mapping[str, Checkpoint]) -> Plan:
     _check_parameter_names(recipe, method, blocks)
     head = output_head(blocks)
     for block in blocks:
-        _check_architectures(block)
+        if not any_architecture:
+            _check_architectures(block)
         _check_names(block, head)
     vocabulary = plan_vocabulary(recipe, blocks, checkpoints)
     jobs = tuple(_job(recipe, method, slot, head, vocabulary) for slot in slots(blocks, head))
