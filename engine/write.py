@@ -1,44 +1,65 @@
-"""Writing a merged checkpoint: complete or not at all.
-
-The shapes and dtypes of all tensors are known from the plan, so a shard's header is written first and its tensors
-follow as they are merged; no shard is ever held in memory.
-"""
+"""Writing a merged checkpoint: complete or not at all, and after an interruption on from the last whole shard."""
 
 from __future__ import annotations
 
 import errno
 import json
-import math
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import torch
-
+from engine import unfinished
 from engine.checkpoint import open_checkpoint
 from engine.companions import code, companions
-from engine.errors import CheckpointError, OutputError
-from engine.job import Job
-from engine.merge import run
-from engine.model_card import model_card
+from engine.errors import CheckpointError, OutputError, RecipeError
+from engine.layout import INDEX_FILE, ShardLayout, index, layout
+from engine.model_card import model_card as card_of
 from engine.plan import Plan, plan
 from engine.recipe import Recipe
-from engine.shard import DTYPE_NAMES
+from engine.room import check_disk, check_memory, in_units
+from engine.shard_file import write_shard
 
 RECIPE_FILE = "merge_recipe.yaml"
-_MARGIN = 64 << 20
-"""Bytes kept free besides the weights: tokenizer files and the file system's own needs."""
+SHARD_BYTES = 5e9
+_NO_TOKENIZER = (
+    "generation_config.json", "preprocessor_config.json", "processor_config.json", "video_preprocessor_config.json",
+)  # fmt: skip
+"""Companions that belong to the model rather than to its tokenizer."""
 
 Progress = Callable[[int, int], None]
-"""Called with (tensors done, tensors in all) after each tensor."""
+"""Called with (bytes of tensors done, bytes in all); shards of an earlier start count as done."""
 
 
-def merge_to_folder(recipe: Recipe, folder: Path, *, device: str = "cpu", progress: Progress | None = None) -> Plan:
-    """Open the recipe's models, merge them and write the result. Raises EngineError; the folder is then untouched."""
+def merge_to_folder(
+    recipe: Recipe,
+    folder: Path,
+    *,
+    any_architecture: bool = False,
+    shard_bytes: float = SHARD_BYTES,
+    device: str = "cpu",
+    memory: int | None = None,
+    copy_tokenizer: bool = True,
+    model_card: bool = True,
+    progress: Progress | None = None,
+) -> Plan:
+    """Open the recipe's models, merge them and write the result. Raises EngineError; the folder is then untouched.
+
+    For the keywords see `write_checkpoint`; with `any_architecture` the models' configs may name different ones.
+    """
     check_target(folder)
-    made = plan(recipe, {reference: open_checkpoint(reference) for reference in recipe.references})
-    write_checkpoint(made, folder, progress=progress, device=device)
+    opened = {reference: open_checkpoint(reference) for reference in recipe.references}
+    made = plan(recipe, opened, any_architecture=any_architecture)
+    write_checkpoint(
+        made,
+        folder,
+        shard_bytes=shard_bytes,
+        device=device,
+        memory=memory,
+        copy_tokenizer=copy_tokenizer,
+        model_card=model_card,
+        progress=progress,
+    )
     return made
 
 
@@ -54,47 +75,60 @@ def write_checkpoint(
     plan: Plan,
     folder: Path,
     *,
-    shard_bytes: float = 5e9,
-    progress: Progress | None = None,
+    shard_bytes: float = SHARD_BYTES,
     device: str = "cpu",
+    memory: int | None = None,
+    copy_tokenizer: bool = True,
+    model_card: bool = True,
+    progress: Progress | None = None,
 ) -> None:
     """Merge and write all of a checkpoint; `folder` is replaced only when the new one is whole.
 
-    The weights stand in shards of at most `shard_bytes` bytes, or of one tensor. Raises OutputError for a full disk
-    (known before the first byte), missing permission, or a folder that is not ours, and what merging raises.
+    The weights stand in shards of at most `shard_bytes` bytes, or of one tensor; shards that an interrupted start has
+    finished are kept (see `engine.unfinished`). `memory` is what may be used on `device`, in bytes. Raises OutputError
+    for too little disk or memory (known before the first byte), missing permission, a folder that is not ours or that
+    another process is writing to; and what merging raises.
     """
     check_target(folder)
     folder = Path(os.path.realpath(folder))
-    partial = folder.parent / f".{folder.name}.partial-{os.getpid()}"
+    if memory is not None:
+        check_memory(plan.peak_bytes, memory, device)
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        _check_space(folder.parent, plan.write_bytes)
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir()
-        _write_files(plan, partial)
-        _write_weights(plan, partial, shard_bytes, progress, device)
-        _move_into_place(partial, folder)
+        with unfinished.sole_writer(folder):
+            _put_back(folder)
+            shards = layout(plan.jobs, shard_bytes)
+            partial = unfinished.partial_folder(folder)
+            identity = unfinished.identity(plan, shards, device)
+            kept = unfinished.finished(partial, identity, shards)
+            unfinished.begin(partial, identity, kept)
+            try:
+                check_disk(folder.parent, sum(shard.size for shard in shards if shard.file not in kept))
+                _write_files(plan, partial, copy_tokenizer, model_card)
+                _write_weights(shards, kept, partial, device, progress)
+                _move_into_place(partial, folder)
+            except (RecipeError, CheckpointError):  # the same start would fail again
+                shutil.rmtree(partial, ignore_errors=True)
+                raise
+            except BaseException:
+                unfinished.leave_off(partial, shards)
+                raise
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise OutputError(f"{folder}: the disk is full; {plan.write_bytes / 1e9:.1f} GB are needed") from None
+            raise OutputError(
+                f"{folder}: the disk is full; {in_units(plan.write_bytes)} are needed; free some space, and the same"
+                " command goes on from the last whole file"
+            ) from None
         raise OutputError(f"{folder}: cannot be written: {error.strerror or error}; choose another folder") from None
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
 
 
-def _check_space(parent: Path, needed: int) -> None:
-    free = shutil.disk_usage(parent).free
-    if free < needed + _MARGIN:
-        raise OutputError(
-            f"{parent}: {(needed + _MARGIN) / 1e9:.1f} GB are needed, {free / 1e9:.1f} GB are free; free some space or"
-            " choose another disk"
-        )
-
-
-def _write_files(plan: Plan, folder: Path) -> None:
+def _write_files(plan: Plan, folder: Path, copy_tokenizer: bool, model_card: bool) -> None:
     """Everything but the weights."""
+    beside = companions(plan.donor.folder)
+    if not copy_tokenizer and not plan.files:  # a tokenizer that the recipe makes is part of the result
+        beside = [path for path in beside if path.name in _NO_TOKENIZER]
     # The owner's code last: config.json is the owner's, and it names that code.
-    for path in (*companions(plan.donor.folder), *code(plan.donor.folder), *code(plan.owner.folder)):
+    for path in (*beside, *code(plan.donor.folder), *code(plan.owner.folder)):
         if path.name not in plan.files:
             shutil.copyfile(path, folder / path.name)
     for name, content in plan.files.items():
@@ -102,85 +136,54 @@ def _write_files(plan: Plan, folder: Path) -> None:
             (folder / name).write_bytes(content)
     (folder / "config.json").write_text(json.dumps(plan.config, indent=2) + "\n", encoding="utf-8")
     (folder / RECIPE_FILE).write_text(plan.recipe.to_yaml(), encoding="utf-8")
-    (folder / "README.md").write_text(model_card(plan.recipe), encoding="utf-8")
+    if model_card:
+        (folder / "README.md").write_text(card_of(plan.recipe), encoding="utf-8")
 
 
-def _nbytes(job: Job) -> int:
-    return math.prod(job.shape) * job.dtype.itemsize
+def _write_weights(
+    shards: Sequence[ShardLayout], kept: frozenset[str], folder: Path, device: str, progress: Progress | None
+) -> None:
+    total = sum(shard.tensor_bytes for shard in shards)
+    done = sum(shard.tensor_bytes for shard in shards if shard.file in kept)
 
+    def advance(size: int) -> None:
+        nonlocal done
+        done += size
+        if progress is not None:
+            progress(done, total)
 
-def _shards(plan: Plan, shard_bytes: float) -> list[tuple[Job, ...]]:
-    shards: list[list[Job]] = [[]]
-    size = 0
-    for job in plan.jobs:
-        if shards[-1] and size + _nbytes(job) > shard_bytes:
-            shards.append([])
-            size = 0
-        shards[-1].append(job)
-        size += _nbytes(job)
-    return [tuple(shard) for shard in shards]
-
-
-def _write_weights(plan: Plan, folder: Path, shard_bytes: float, progress: Progress | None, device: str) -> None:
-    shards = _shards(plan, shard_bytes)
-    done = 0
-    places: dict[str, str] = {}
-    for i, jobs in enumerate(shards):
-        several = f"model-{i + 1:05d}-of-{len(shards):05d}.safetensors"
-        path = folder / (several if len(shards) > 1 else "model.safetensors")
-        with path.open("wb") as file:
-            file.write(_header(jobs))
-            for data in _tensor_bytes(jobs, device):
-                file.write(data)
-                done += 1
-                if progress is not None:
-                    progress(done, len(plan.jobs))
-            file.flush()
-            os.fsync(file.fileno())
-        places.update(dict.fromkeys((job.name for job in jobs), path.name))
+    advance(0)
+    for shard in shards:
+        if shard.file not in kept:
+            growing = folder / f"{shard.file}.tmp"
+            write_shard(shard, growing, device, advance)
+            growing.rename(folder / shard.file)
     if len(shards) > 1:
-        index = {"metadata": {"total_size": plan.write_bytes}, "weight_map": dict(sorted(places.items()))}
-        (folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+        (folder / INDEX_FILE).write_text(index(shards), encoding="utf-8")
 
 
-def _header(jobs: tuple[Job, ...]) -> bytes:
-    header: dict[str, object] = {"__metadata__": {"format": "pt"}}
-    end = 0
-    for job in jobs:
-        begin, end = end, end + _nbytes(job)
-        header[job.name] = {
-            "dtype": DTYPE_NAMES[job.dtype],
-            "shape": list(job.shape),
-            "data_offsets": [begin, end],
-        }
-    text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)  # aligned tensors can be mapped
-    return len(text).to_bytes(8, "little") + text
+def _aside(folder: Path) -> Path:
+    return folder.with_name(f".{folder.name}.replaced")
 
 
-def _tensor_bytes(jobs: tuple[Job, ...], device: str) -> Iterator[memoryview]:
-    for job in jobs:
-        merged = run(job, device)
-        # A sum is finite only if every term is, and costs one pass; float64 has room for any sum of finite terms.
-        if merged.is_floating_point() and not torch.isfinite(merged.sum(dtype=torch.float64)):
-            raise CheckpointError(
-                f"{job.name}: has NaN or infinite weights after the merge; see that its models have none and that"
-                " weights are not huge"
-            )
-        flat = merged.cpu().contiguous().flatten()
-        yield flat.view(torch.uint8).numpy().data if flat.numel() else memoryview(b"")
+def _put_back(folder: Path) -> None:
+    """Mend what a process left that was killed between the two renames."""
+    aside = _aside(folder)
+    if aside.exists() and not folder.exists():
+        aside.rename(folder)
+    shutil.rmtree(aside, ignore_errors=True)
 
 
 def _move_into_place(partial: Path, folder: Path) -> None:
     """Rename; an earlier checkpoint is set aside first, and back if the rename fails."""
-    if not folder.exists():
-        partial.rename(folder)
-        return
-    aside = folder.parent / f".{folder.name}.replaced-{os.getpid()}"
-    folder.rename(aside)
+    aside = _aside(folder)
+    if folder.exists():
+        folder.rename(aside)
     try:
         partial.rename(folder)
     except OSError:
-        aside.rename(folder)
+        if aside.exists():
+            aside.rename(folder)
         raise
+    (folder / unfinished.NOTE).unlink()  # not before: the shards would belong to nobody if the rename failed
     shutil.rmtree(aside, ignore_errors=True)

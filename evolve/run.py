@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -129,8 +128,6 @@ def write_inputs(config: SearchConfig, findings: Findings) -> None:
 
 def write_winner(planned: Plan, folder: Path, log: ProgressLog) -> None:
     """The merged checkpoint, unless it is there whole from an earlier start."""
-    for leftover in folder.parent.glob(f".{folder.name}.*"):  # of a start that was killed while writing
-        shutil.rmtree(leftover, ignore_errors=True)
     mark = folder / "merge_recipe.yaml"
     with suppress(RecipeError, OSError, UnicodeDecodeError):  # absent or damaged: written again
         if Recipe.from_yaml(mark.read_text(encoding="utf-8")).digest == planned.recipe.digest:

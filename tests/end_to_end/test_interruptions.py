@@ -180,7 +180,7 @@ def test_a_driver_killed_at_every_stage(
     before = 0
 
     def half_written() -> bool:
-        return any(folder.glob(".checkpoint.partial-*/*.safetensors"))
+        return any(folder.glob(".checkpoint.partial/*.safetensors*"))
 
     moments: list[Callable[[Driver], Callable[[], Any]]] = [
         lambda driver: lambda: recorded(folder) >= 2,

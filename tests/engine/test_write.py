@@ -11,12 +11,13 @@ from typing import Any
 import pytest
 import torch
 
-import engine.write
+import engine.shard_file
 from engine.checkpoint import open_checkpoint
 from engine.errors import EngineError, OutputError
 from engine.merge import merge
 from engine.plan import Plan, plan
 from engine.recipe import Recipe
+from engine.room import in_units
 from engine.write import merge_to_folder, write_checkpoint
 
 Make = Callable[..., str]
@@ -46,7 +47,8 @@ def test_written_equals_merged_bit_for_bit(recipe: Recipe, tmp_path: Path, shard
     for name, tensor in in_memory.items():
         assert written.tensors[name].dtype == tensor.dtype
         assert torch.equal(written.read(name).view(torch.int16), tensor.view(torch.int16)), name
-    assert calls == [(i + 1, len(in_memory)) for i in range(len(in_memory))]
+    sizes = [tensor.nbytes for tensor in in_memory.values()]
+    assert calls == [(sum(sizes[:i]), sum(sizes)) for i in range(len(sizes) + 1)]
     assert (out / "model.safetensors").exists() == (shard_bytes == 5e9)
 
 
@@ -96,23 +98,17 @@ def test_replaces_only_what_we_wrote(recipe: Recipe, tmp_path: Path) -> None:
         merge_to_folder(recipe, tmp_path / "file")
 
 
-def test_an_interrupted_merge_leaves_the_old_one(
-    recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_interrupted_merge_leaves_the_old_one(recipe: Recipe, tmp_path: Path) -> None:
     out = tmp_path / "folder" / "out"
     merge_to_folder(recipe, out)
     before = {path.name: path.read_bytes() for path in out.iterdir()}
-    seen = 0
 
     def stop(done: int, of: int) -> None:
-        nonlocal seen
-        seen = done
-        if done == 4:
+        if done > of / 2:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         merge_to_folder(recipe, out, progress=stop)
-    assert seen == 4
     assert {path.name: path.read_bytes() for path in out.iterdir()} == before
     assert [path.name for path in out.parent.iterdir()] == ["out"]
 
@@ -125,15 +121,18 @@ def test_a_failing_rename_puts_the_old_one_back(
     rename = Path.rename
 
     def refuse(self: Path, target: Any) -> Path:
-        if ".partial-" in self.name:
+        if self.name == ".out.partial":
             raise PermissionError(errno.EACCES, "Permission denied")
         return rename(self, target)
 
     monkeypatch.setattr(Path, "rename", refuse)
     with pytest.raises(OutputError, match="Permission denied"):
         merge_to_folder(recipe, out)
-    assert [path.name for path in out.parent.iterdir()] == ["out"]
+    assert sorted(path.name for path in out.parent.iterdir()) == [".out.partial", "out"]
     assert (out / "model.safetensors").exists()
+    monkeypatch.setattr(Path, "rename", rename)
+    merge_to_folder(recipe, out)
+    assert [path.name for path in out.parent.iterdir()] == ["out"]
 
 
 def test_full_disks(recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -141,7 +140,7 @@ def test_full_disks(recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPa
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patched:
-        patched.setattr(engine.write.os, "fsync", full)
+        patched.setattr(engine.shard_file.os, "fsync", full)
         with pytest.raises(OutputError, match="the disk is full"):
             merge_to_folder(recipe, tmp_path / "x" / "out")
     assert list((tmp_path / "x").iterdir()) == []
@@ -155,3 +154,32 @@ def test_errors_before_the_first_byte(recipe: Recipe, tmp_path: Path) -> None:
     with pytest.raises(EngineError):
         merge_to_folder(wrong, tmp_path / "y" / "out")
     assert not (tmp_path / "y").exists()
+
+
+def test_too_little_memory_is_told_before_the_first_byte(recipe: Recipe, tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match=r"memory of cpu: the largest tensor takes .* to merge, 5 bytes are free"):
+        merge_to_folder(recipe, tmp_path / "x" / "out", memory=5)
+    assert not (tmp_path / "x").exists()
+    merge_to_folder(recipe, tmp_path / "x" / "out", memory=planned(recipe).peak_bytes)
+
+
+def test_tokenizer_and_card_can_be_left_away(recipe: Recipe, tmp_path: Path) -> None:
+    (Path(recipe.references[0]) / "generation_config.json").write_text("{}")
+    merge_to_folder(recipe, tmp_path / "out", copy_tokenizer=False, model_card=False)
+    names = {path.name for path in (tmp_path / "out").iterdir()}
+    assert names == {"model.safetensors", "config.json", "generation_config.json", "merge_recipe.yaml"}
+
+
+def test_architectures_can_be_mixed_on_demand(make: Make, tmp_path: Path) -> None:
+    entries = [{"model": make("a"), "parameters": {"weight": 1}}]
+    entries += [{"model": make("b", model_type="mistral"), "parameters": {"weight": 1}}]
+    mixed = Recipe.model_validate({"merge_method": "linear", "models": entries})
+    with pytest.raises(EngineError, match="model_type is mistral"):
+        merge_to_folder(mixed, tmp_path / "out")
+    merge_to_folder(mixed, tmp_path / "out", any_architecture=True)
+    assert json.loads((tmp_path / "out" / "config.json").read_text())["model_type"] == "llama"
+
+
+def test_sizes_are_told_in_the_units_of_disks() -> None:
+    sizes = (0, 999, 1000, 999_499, 999_999, 5e9, 1.2e15)
+    assert [in_units(size) for size in sizes] == ["0 bytes", "999 bytes", "1 kB", "999 kB", "1 MB", "5 GB", "1,200 TB"]
