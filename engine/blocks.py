@@ -16,10 +16,11 @@ from engine.architecture import (
     split_layer,
 )
 from engine.checkpoint import Checkpoint
+from engine.entries import ModelEntry, SliceEntry, SliceSource
 from engine.errors import RecipeError
 from engine.methods.method import Method
 from engine.parameters import Setting, gradient_position
-from engine.recipe import ModelEntry, Recipe, SliceEntry, SliceSource
+from engine.recipe import Recipe
 
 
 @dataclass(frozen=True, eq=False)

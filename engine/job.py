@@ -32,6 +32,7 @@ class Input:
     name: str
     shape: tuple[int, ...]
     rows: tuple[Rows, ...] | None = None
+    filled: int | None = None  # rows before the padding, each row of which is their mean; None without padding
 
     def read(self, dtype: torch.dtype, device: str) -> torch.Tensor:
         """Return the tensor in `dtype` on `device`; possibly a view of the file, never to be written to."""
@@ -43,6 +44,8 @@ class Input:
             if rows.weight is not None:
                 values = values * rows.weight.to(dtype).view(-1, *[1] * (values.ndim - 1))
             whole.index_add_(0, rows.target, values)
+        if self.filled is not None:
+            whole[self.filled :] = whole[: self.filled].mean(dim=0)
         return whole.to(device)
 
 
@@ -60,8 +63,7 @@ class Job:
     work_dtype: torch.dtype
     seed: int  # the recipe's
 
-    def generator(self, position: int) -> torch.Generator:
-        """Return the generator of a source (counted without the base): the same in any order of jobs."""
-        key = f"{self.seed}\0{position}\0{self.name}".encode()
-        seed = int.from_bytes(hashlib.sha256(key).digest()[:8], "little") >> 1
-        return torch.Generator().manual_seed(seed)
+    def key(self, position: int) -> int:
+        """Return the 64-bit key of a source's draws (counted without the base): the same in any order of jobs."""
+        text = f"{self.seed}\0{position}\0{self.name}".encode()
+        return int.from_bytes(hashlib.sha256(text).digest()[:8], "little")

@@ -14,6 +14,7 @@ from typing import Any, cast
 import torch
 
 from engine.blocks import Block, Slot, Source, output_head, own_names, resolve_blocks, slots, stored_name
+from engine.chat_template import choose_template, template_files
 from engine.checkpoint import Checkpoint
 from engine.errors import CheckpointError, RecipeError
 from engine.job import Input, Job
@@ -76,7 +77,7 @@ def plan(recipe: Recipe, checkpoints: Mapping[str, Checkpoint], *, any_architect
         config=output_config(owner, donor, blocks, jobs, tied=head is None, vocabulary=vocabulary),
         owner=owner,
         donor=donor,
-        files=vocabulary.files if vocabulary else {},
+        files=_files(recipe, donor, vocabulary, checkpoints),
         read_bytes=sum(_read_bytes(job) for job in jobs),
         write_bytes=sum(math.prod(job.shape) * job.dtype.itemsize for job in jobs),
         peak_bytes=max(_peak_bytes(job) for job in jobs),
@@ -88,6 +89,17 @@ def _owner(recipe: Recipe, blocks: Sequence[Block], checkpoints: Mapping[str, Ch
     merged = [member.checkpoint for block in blocks for member in block.members]
     base = checkpoints[recipe.base_model] if recipe.base_model else None
     return base if base is not None and base in merged else blocks[0].lead.checkpoint
+
+
+def _files(
+    recipe: Recipe, donor: Checkpoint, vocabulary: Vocabulary | None, checkpoints: Mapping[str, Checkpoint]
+) -> Mapping[str, bytes | None]:
+    files = vocabulary.files if vocabulary else {}
+    if recipe.chat_template is None:
+        return files
+    folders = [checkpoints[reference].folder for reference in recipe.references]
+    template = choose_template(recipe.chat_template, folders)
+    return files if template is None else template_files(template, donor.folder, files)
 
 
 def _members(job: Job) -> list[Input]:
@@ -109,7 +121,8 @@ def _check_parameter_names(recipe: Recipe, method: Method, blocks: Sequence[Bloc
         levels += [(block.where, block.parameters)] + [(m.where, m.parameters) for m in block.members]
     for where, parameters in levels:
         for name in parameters:
-            if name not in known:
+            # What another method takes is no typo: recipes often keep it when their method is changed.
+            if name not in known and not any(name == p.name for row in METHODS.values() for p in row.parameters):
                 raise RecipeError(
                     f"{where}: {method.name} has no {name!r}{nearest(name, known)} (known: {', '.join(known)})"
                 )
@@ -199,7 +212,8 @@ def _input(slot: Slot, source: Source, head: str | None, lead: Input | None, voc
             hint = "for models with different vocabularies set tokenizer_source: union or base"
         base = "base" if slot.block.base else first.where
         raise CheckpointError(f"{source.where}: {name} has shape {shape}, {base} has {lead.shape}; {hint}")
-    return Input(source.checkpoint, name, shape, rows)
+    filled = vocabulary.filled if vocabulary is not None and vocabulary.filled < vocabulary.size else None
+    return Input(source.checkpoint, name, shape, rows, filled if rows is not None else None)
 
 
 def _value(recipe: Recipe, method: Method, slot: Slot, parameter: Parameter) -> Any:
@@ -226,10 +240,7 @@ def _typed(
                 f"{where}: no {parameter.name} for {slot.name}; {method.name} needs one; add it under parameters"
             )
         return parameter.default
-    if parameter.kind is bool:
-        if value not in (0, 1):
-            raise RecipeError(f"{where}: {parameter.name} is {value}; give true or false")
-        return bool(value)
-    if isinstance(value, bool):
-        raise RecipeError(f"{where}: {parameter.name} is {str(value).lower()}; give a number")
-    return float(value)
+    try:
+        return parameter.typed(value)
+    except ValueError as error:
+        raise RecipeError(f"{where}: {error}") from None

@@ -8,131 +8,80 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any
 
 import yaml
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    ValidationError,
-    model_validator,
-)
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, model_validator
 
+from engine.chat_template import check_chat_template
+from engine.entries import KEYS, Frozen, ModelName, Models, ModuleEntry, Parameters, Slices, TokenizerEntry
 from engine.errors import RecipeError
 from engine.lookup import nearest
-from engine.parameters import Setting, check_setting
+from engine.parameters import Setting
+from engine.strict_yaml import load_documents
 
-T = TypeVar("T")
-_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml, where it was built in, is ten times faster
 _DUMPER = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
 DTYPES = ("float16", "bfloat16", "float32", "float64")
 UNSUPPORTED = {
-    "modules": "models of several modules are not supported yet",
-    "tokenizer": "only `tokenizer_source: base | union | <model>` is supported",
-    "chat_template": "the tokenizer's own template is kept; edit it in the merged checkpoint",
     "residual_weight": "it has no effect; remove it",
 }
 
 
 def _dtype(value: Any) -> Any:
     name = str(value).removeprefix("torch.")
+    if name == "int64":
+        raise ValueError("int64 would cut every weight to a whole number; give a floating-point dtype")
     if name not in DTYPES:
         raise ValueError(f"{value!r} is not a dtype{nearest(name, DTYPES)} (known: {', '.join(DTYPES)})")
     return name
 
 
-def _model_name(value: Any) -> Any:
-    """Accept mergekit's mapping form of a model, {model: {path, revision}, lora: {path, revision}}, as text."""
-    if isinstance(value, Mapping) and "model" in value and not set(value) - {"model", "lora"}:
-        return "+".join(_model_name(value[key]) for key in ("model", "lora") if value.get(key))
-    if isinstance(value, Mapping) and "path" in value and not set(value) - {"path", "revision"}:
-        return f"{value['path']}@{value['revision']}" if value.get("revision") else str(value["path"])
-    if not isinstance(value, str) or not value.strip():
-        raise ValueError(f"{value!r} names no model; give a folder or a Hub id")
-    return value
-
-
-def _layer_range(value: tuple[int, int]) -> tuple[int, int]:
-    if not 0 <= value[0] < value[1]:
-        raise ValueError(f"{list(value)} holds no layers; write [first, last + 1]")
-    return value
-
-
-def _some(value: tuple[T, ...]) -> tuple[T, ...]:
-    if not value:
-        raise ValueError("the list is empty; name at least one model")
-    return value
-
-
-ModelName = Annotated[str, BeforeValidator(_model_name)]
 DtypeName = Annotated[str, BeforeValidator(_dtype)]
-Parameters = dict[str, Annotated[Any, AfterValidator(check_setting)]]
 
 
-class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+class Recipe(Frozen):
+    """One merge. `models`, `slices` and `modules` exclude each other; so do `tokenizer_source` and `tokenizer`."""
 
-
-class ModelEntry(_Frozen):
-    """One model of `models:`, all of its layers."""
-
-    model: ModelName
-    parameters: Parameters | None = None
-
-
-class SliceSource(_Frozen):
-    """Some layers of one model: [first, last + 1] counted from 0."""
-
-    model: ModelName
-    layer_range: Annotated[tuple[int, int], AfterValidator(_layer_range)]
-    parameters: Parameters | None = None
-
-
-class SliceEntry(_Frozen):
-    """A block of output layers, merged from equally many layers of each source."""
-
-    sources: Annotated[tuple[SliceSource, ...], AfterValidator(_some)]
-    base_model: ModelName | None = None
-    parameters: Parameters | None = None
-
-    @model_validator(mode="after")
-    def _equal_spans(self) -> SliceEntry:
-        spans = [source.layer_range[1] - source.layer_range[0] for source in self.sources]
-        if len(set(spans)) > 1:
-            raise ValueError(f"the sources span {spans} layers; all sources of a slice must span equally many")
-        return self
-
-
-class Recipe(_Frozen):
-    """One merge. `models` and `slices` exclude each other."""
-
-    models: Annotated[tuple[ModelEntry, ...], AfterValidator(_some)] | None = None
-    slices: Annotated[tuple[SliceEntry, ...], AfterValidator(_some)] | None = None
+    name: Annotated[str, Field(min_length=1)] | None = None
+    models: Models | None = None
+    slices: Slices | None = None
+    modules: Annotated[dict[str, ModuleEntry], Field(min_length=1)] | None = None
     merge_method: str
     base_model: ModelName | None = None
     parameters: Parameters | None = None
     dtype: DtypeName | None = None
     out_dtype: DtypeName | None = None
     tokenizer_source: ModelName | None = None
+    tokenizer: TokenizerEntry | None = None
+    chat_template: Annotated[str, AfterValidator(check_chat_template)] | None = None
     seed: Annotated[int, Field(ge=0)] = 0
 
     @model_validator(mode="after")
     def _one_of(self) -> Recipe:
-        if (self.models is None) == (self.slices is None):
-            raise ValueError("give either `models` or `slices`")
+        if sum(part is not None for part in (self.models, self.slices, self.modules)) != 1:
+            raise ValueError("give either `models` or `slices` or `modules`")
+        if self.tokenizer is not None and self.tokenizer_source is not None:
+            raise ValueError("give either `tokenizer` or `tokenizer_source`")
         return self
+
+    @property
+    def vocabulary(self) -> TokenizerEntry | None:
+        """What is asked of the vocabulary; `tokenizer_source` is short for `tokenizer: {source}`."""
+        return TokenizerEntry(source=self.tokenizer_source) if self.tokenizer_source else self.tokenizer
 
     @classmethod
     def from_yaml(cls, text: str, where: str = "recipe") -> Recipe:
         """Read a recipe. Raises RecipeError with all problems, one per line, each beginning with `where`."""
-        try:
-            content = yaml.load(text, Loader=_LOADER)
-        except yaml.YAMLError as error:
-            raise RecipeError(f"{where}: not YAML: {' '.join(str(error).split())}") from None
+        documents = read_documents(text, where)
+        if len(documents) > 1:
+            raise RecipeError(
+                f"{where}: has {len(documents)} documents, one for each stage; a single one is needed here"
+            )
+        return cls.from_content(documents[0] if documents else None, where)
+
+    @classmethod
+    def from_content(cls, content: Any, where: str = "recipe") -> Recipe:
+        """Read a recipe from plain data, as `from_yaml` does."""
         if not isinstance(content, dict):
             raise RecipeError(f"{where}: not a mapping of keys such as merge_method and models")
         try:
@@ -156,17 +105,22 @@ class Recipe(_Frozen):
     @property
     def digest(self) -> str:
         """sha256 of the canonical form: the same for 1 and 1.0, and for any order of keys."""
-        canonical = json.dumps(_canonical(self._plain()), sort_keys=True, separators=(",", ":"))
+        plain = self._plain()
+        plain.pop("name", None)  # what a merge is called changes nothing in it
+        canonical = json.dumps(_canonical(plain), sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()
 
     @property
     def references(self) -> tuple[str, ...]:
         """Every model that is named, once, in order of first mention; the base first where there is one."""
-        named = [self.base_model] + [entry.model for entry in self.models or ()]
-        for entry in self.slices or ():
-            named += [entry.base_model] + [source.model for source in entry.sources]
-        if self.tokenizer_source not in ("base", "union"):
-            named.append(self.tokenizer_source)
+        named: list[str | None] = [self.base_model]
+        parts: list[Recipe | ModuleEntry] = [self, *(self.modules or {}).values()]
+        for part in parts:
+            named += [entry.model for entry in part.models or ()]
+            for entry in part.slices or ():
+                named += [entry.base_model] + [source.model for source in entry.sources]
+        if self.vocabulary is not None:
+            named += self.vocabulary.references()
         return tuple(dict.fromkeys(name for name in named if name is not None))
 
 
@@ -178,11 +132,12 @@ def _canonical(node: Setting) -> Setting:
     return float(node) if isinstance(node, int) and not isinstance(node, bool) else node
 
 
-_FIELDS = {
-    "models": list(ModelEntry.model_fields),
-    "slices": list(SliceEntry.model_fields),
-    "sources": list(SliceSource.model_fields),
-}
+def read_documents(text: str, where: str) -> list[Any]:
+    """Return the documents of a recipe's file as plain data. Raises RecipeError beginning with `where`."""
+    try:
+        return load_documents(text)
+    except yaml.YAMLError as error:
+        raise RecipeError(f"{where}: not YAML: {' '.join(str(error).split())}") from None
 
 
 def _problem(where: str, item: Any) -> str:
@@ -195,7 +150,7 @@ def _problem(where: str, item: Any) -> str:
             return f"{place}{UNSUPPORTED[key]}"
         known = list(Recipe.model_fields)
         for part in item["loc"][:-1]:
-            known = _FIELDS.get(str(part), known)
+            known = KEYS.get(str(part), known)
         return f"{place}unknown key{nearest(key, known)} (known: {', '.join(known)})"
     if item["type"] == "missing":
         return f"{place}missing; add it"

@@ -1,9 +1,11 @@
-"""Vocabularies of tokenizer.json files (huggingface.co/docs/tokenizers), read and united."""
+"""Vocabularies of tokenizer.json files (huggingface.co/docs/tokenizers): read, united, and given new tokens."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +15,28 @@ from engine.errors import CheckpointError
 _STALE = ("vocab.json", "merges.txt", "vocab.txt", "added_tokens.json", "tokenizer.model", "spiece.model")
 
 
-def _read(folder: Path, where: str) -> dict[str, Any]:
+def _load(folder: Path, where: str) -> bytes:
     try:
-        content: dict[str, Any] = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
+        return (folder / "tokenizer.json").read_bytes()
+    except OSError as error:
+        raise _unusable(where, error) from None
+
+
+def _parse(text: bytes, where: str) -> dict[str, Any]:
+    try:
+        content: dict[str, Any] = json.loads(text)
         _plain(content)
-    except (OSError, ValueError, LookupError, TypeError) as error:
-        raise CheckpointError(
-            f"{where}: no usable tokenizer.json ({error}), which tokenizer_source needs; save a fast tokenizer there"
-        ) from None
+        _added(content)
+    except (ValueError, LookupError, TypeError, RecursionError) as error:
+        raise _unusable(where, error) from None
     return content
+
+
+def _unusable(where: str, error: Exception) -> CheckpointError:
+    return CheckpointError(
+        f"{where}: no usable tokenizer.json ({error}), which a recipe with tokenizer_source or tokenizer needs; save a"
+        " fast tokenizer there"
+    )
 
 
 def _plain(content: dict[str, Any]) -> dict[str, int]:
@@ -36,37 +51,86 @@ def _added(content: dict[str, Any]) -> dict[str, dict[str, Any]]:
     return {token["content"]: token for token in content.get("added_tokens") or []}
 
 
-def read_vocabulary(folder: Path, where: str) -> dict[str, int]:
-    """Return token -> id, added tokens included. Raises CheckpointError without a tokenizer.json."""
-    content = _read(folder, where)
+def _added_list(content: dict[str, Any]) -> list[dict[str, Any]]:
+    content["added_tokens"] = content.get("added_tokens") or []
+    added: list[dict[str, Any]] = content["added_tokens"]
+    return added
+
+
+def _ids(content: dict[str, Any]) -> dict[str, int]:
     return _plain(content) | {token: int(entry["id"]) for token, entry in _added(content).items()}
 
 
-def union_tokenizer(
-    first: Path, others: Sequence[Path], where: str
-) -> tuple[dict[str, int], Mapping[str, bytes | None]]:
-    """Return the vocabulary of the first tokenizer with the tokens of the others added behind, and its files.
+class _Text:
+    """A tokenizer.json that hashes by its content, so that fine-tunes with one tokenizer are parsed once."""
+
+    def __init__(self, text: bytes, where: str) -> None:
+        self.text, self.where = text, where
+        self.digest = hashlib.sha256(text).digest()
+
+    def __hash__(self) -> int:
+        return hash(self.digest)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Text) and self.digest == other.digest
+
+
+@lru_cache(maxsize=8)
+def _parsed_ids(text: _Text) -> Mapping[str, int]:
+    return _ids(_parse(text.text, text.where))
+
+
+def read_vocabulary(folder: Path, where: str) -> Mapping[str, int]:
+    """Return token -> id, added tokens included. Raises CheckpointError without a usable tokenizer.json."""
+    return _parsed_ids(_Text(_load(folder, where), where))
+
+
+def extend_tokenizer(
+    first: Path, others: Sequence[Path], new: Sequence[str], where: str
+) -> tuple[Mapping[str, int], Mapping[str, bytes | None]]:
+    """Return the vocabulary of the first tokenizer with those of the others and new tokens behind it, and its files.
 
     Ids of the first tokenizer stay. Plain tokens become plain tokens (with the merges that yield them, for BPE),
-    added tokens become added tokens with the settings of the first model that has them.
+    added tokens become added tokens with the settings of the first model that has them; `new` tokens are added
+    tokens that are not special. No files where nothing was added.
     """
-    content = _read(first, where)
-    ids = read_vocabulary(first, where)
-    free = max(ids.values())
-    for folder in others:
-        other = _read(folder, str(folder))
-        added = _added(other)
-        for token in sorted(_plain(other).items(), key=lambda item: item[1]):
-            if token[0] not in ids and token[0] not in added:
-                ids[token[0]] = (free := free + 1)
-                _add_plain(content, other, token, ids[token[0]])
-        for name, entry in sorted(added.items(), key=lambda item: int(item[1]["id"])):
-            if name not in ids:
-                ids[name] = (free := free + 1)
-                content.setdefault("added_tokens", []).append(entry | {"id": ids[name]})
-        _add_merges(content, other, ids)
-    text = json.dumps(content, ensure_ascii=False, indent=2).encode()
-    return ids, {"tokenizer.json": text, **dict.fromkeys(_STALE)}
+    texts = [_load(folder, str(folder)) for folder in others]
+    own = _load(first, where)
+    distinct = [text for text in dict.fromkeys(texts) if text != own]
+    if not distinct and not new:
+        return read_vocabulary(first, where), {}
+    content = _parse(own, where)
+    ids = _ids(content)
+    before = len(ids)
+    for folder, text in zip(others, texts, strict=True):
+        if text in distinct:
+            distinct.remove(text)
+            _unite(content, _parse(text, str(folder)), ids)
+    _add(content, [_flags(token) for token in new], ids)
+    if len(ids) == before:
+        return ids, {}
+    # Compact: indentation would take json's slow path, seconds for a large vocabulary.
+    return ids, {"tokenizer.json": json.dumps(content, ensure_ascii=False).encode(), **dict.fromkeys(_STALE)}
+
+
+def _unite(content: dict[str, Any], other: dict[str, Any], ids: dict[str, int]) -> None:
+    added = _added(other)
+    free = max(ids.values(), default=-1)
+    for token in sorted(_plain(other).items(), key=lambda item: item[1]):
+        if token[0] not in ids and token[0] not in added:
+            ids[token[0]] = (free := free + 1)
+            _add_plain(content, other, token, ids[token[0]])
+    _add(content, sorted(added.values(), key=lambda entry: int(entry["id"])), ids)
+    _add_merges(content, other, ids)
+
+
+def _add(content: dict[str, Any], entries: Sequence[dict[str, Any]], ids: dict[str, int]) -> None:
+    """Add those added tokens that are not there, behind all others."""
+    free = max(ids.values(), default=-1)
+    for entry in entries:
+        if entry["content"] not in ids:
+            ids[entry["content"]] = (free := free + 1)
+            _added_list(content).append({**entry, "id": free})
 
 
 def _add_plain(content: dict[str, Any], other: dict[str, Any], token: tuple[str, int], number: int) -> None:
@@ -76,14 +140,15 @@ def _add_plain(content: dict[str, Any], other: dict[str, Any], token: tuple[str,
         return
     score = theirs[token[1]][1] if isinstance(theirs, list) else min(score for _, score in vocabulary)
     if len(vocabulary) != number:  # added tokens stand behind a Unigram's own: there is no free id before them
-        content.setdefault("added_tokens", []).append(_plain_added(token[0], number))
+        flags = _flags(token[0], normalized=False)
+        _added_list(content).append({**flags, "id": number})
     else:
         vocabulary.append([token[0], score])
 
 
-def _plain_added(name: str, number: int) -> dict[str, Any]:
-    flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized", "special"), False)
-    return {"id": number, "content": name, **flags}
+def _flags(name: str, *, normalized: bool = True) -> dict[str, Any]:
+    flags = dict.fromkeys(("single_word", "lstrip", "rstrip"), False)
+    return {"id": -1, "content": name, **flags, "normalized": normalized, "special": False}
 
 
 def _add_merges(content: dict[str, Any], other: dict[str, Any], ids: Mapping[str, int]) -> None:

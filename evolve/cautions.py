@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from engine.checkpoint import Checkpoint
@@ -57,7 +57,7 @@ def tokenizer_cautions(checkpoints: dict[str, Checkpoint]) -> Iterator[str]:
         )
 
 
-def vocabulary(checkpoint: Checkpoint) -> dict[str, int] | None:
+def vocabulary(checkpoint: Checkpoint) -> Mapping[str, int] | None:
     """Token -> id, or None where there is no tokenizer.json that can be read."""
     try:
         return read_vocabulary(checkpoint.folder, checkpoint.reference)

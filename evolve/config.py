@@ -20,8 +20,8 @@ from pydantic import (
 )
 
 from engine.lookup import nearest
+from engine.strict_yaml import load_yaml
 from evolve.errors import ConfigError
-from evolve.strict_yaml import load_yaml
 
 BUDGET_KEYS = ("search.trials", "search.hours", "search.documents")  # with `run.*`: may change at any start
 

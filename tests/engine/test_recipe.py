@@ -53,7 +53,7 @@ def test_mapping_form_of_a_model() -> None:
         ("{merge_method: ties, models: [{model: a, parameter: {}}]}", "did you mean 'parameters'"),
         ("{merge_method: ties, models: [{model: a}], dtype: flot16}", "did you mean 'float16'"),
         ("{merge_method: ties, models: [{model: a, parameters: {weight: x}}]}", "'x' is not a number"),
-        ("{merge_method: ties, models: [{model: a}], modules: {}}", "not supported yet"),
+        ("{merge_method: ties, models: [{model: a}], modules: {a: {models: [{model: b}]}}}", "or `modules`"),
         ("{merge_method: ties, slices: [{sources: [{model: a, layer_range: [2, 2]}]}]}", "holds no layers"),
         (
             "{merge_method: t, slices: [{sources: [{model: a, layer_range: [0, 2]}, "
