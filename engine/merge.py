@@ -28,7 +28,7 @@ def run(job: Job, device: str = "cpu") -> torch.Tensor:
     if job.method is None:
         return _copy(job, [*([base] if base is not None else []), *inputs])
     try:
-        merged = job.method.reference(inputs, base, job.parameters, job.generator)
+        merged = job.method.reference(inputs, base, job.parameters, job.key)
     except RecipeError as error:
         raise RecipeError(f"{job.name}: {error}") from None
     merged = merged.to(job.dtype)

@@ -21,7 +21,7 @@ def dare_linear(
     tensors: Sequence[torch.Tensor], base: torch.Tensor | None, p: Mapping[str, Any], rng: Rng
 ) -> torch.Tensor:
     """Return B + lambda * sum_i w_i drop(X_i - B); `rescale` restores the L1 norm, as mergekit does, not 1/density."""
-    return merge_task_vectors(tensors, base, p, sparsify=random_sparsifier(rng), consensus=False)
+    return merge_task_vectors(tensors, base, p, sparsify=random_sparsifier(p, rng), consensus=False)
 
 
 DARE_LINEAR = Method(
@@ -30,7 +30,7 @@ DARE_LINEAR = Method(
     parameters=(WEIGHT, DENSITY, *shared_parameters(normalize=False, rescale=True)),
     base="required",
     inputs=(1, None),
-    differentiable=False,
+    differentiable=True,
     invariants=("identity", "scale"),
     paper="arXiv:2311.03099",
 )

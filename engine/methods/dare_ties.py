@@ -21,7 +21,7 @@ def dare_ties(
     tensors: Sequence[torch.Tensor], base: torch.Tensor | None, p: Mapping[str, Any], rng: Rng
 ) -> torch.Tensor:
     """Drop at random, restore the L1 norm if `rescale`, then sum the elements that agree with the elected sign."""
-    return merge_task_vectors(tensors, base, p, sparsify=random_sparsifier(rng), consensus=True)
+    return merge_task_vectors(tensors, base, p, sparsify=random_sparsifier(p, rng), consensus=True)
 
 
 DARE_TIES = Method(

@@ -7,23 +7,20 @@ from typing import Any
 
 import torch
 
-from engine.errors import RecipeError
-from engine.methods.method import INT8_MASK, Method, Parameter, Rng
+from engine.methods.combination import combine, share
+from engine.methods.method import INT8_MASK, Array, Combination, Method, Parameter, Rng
 
 
 def linear(tensors: Sequence[torch.Tensor], base: torch.Tensor | None, p: Mapping[str, Any], rng: Rng) -> torch.Tensor:
-    """Return sum_i w_i X_i, divided by sum_i w_i if `normalize`."""
-    w = p["weight"]
-    merged = tensors[0].mul(w[0])
-    for x, w_i in zip(tensors[1:], w[1:], strict=True):
-        merged.add_(x, alpha=w_i)
-    if p["normalize"]:
-        total = sum(w)
-        if abs(total) < 1e-12:
-            raise RecipeError(f"linear: the weights {list(w)} sum to 0; change them or set normalize: false")
-        merged.div_(total)
-    return merged
+    """Return sum_i w_i X_i, the weights divided by their sum if `normalize`."""
+    return combine(COMBINATION, tensors, base, p)
 
+
+def _coefficients(gram: Array, p: Mapping[str, Any]) -> Sequence[float]:
+    return share(p["weight"], "linear", "normalize") if p["normalize"] else list(p["weight"])
+
+
+COMBINATION = Combination("inputs", _coefficients, gram=False)
 
 LINEAR = Method(
     name="linear",
@@ -38,4 +35,5 @@ LINEAR = Method(
     differentiable=True,
     invariants=("identity", "order", "scale"),
     paper="arXiv:2203.05482",
+    combination=COMBINATION,
 )

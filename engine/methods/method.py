@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
+import numpy as np
+import numpy.typing as npt
 import torch
 
-Rng = Callable[[int], torch.Generator]
-"""Source position -> its generator on the CPU; a function of recipe seed, source and tensor name."""
+Rng = Callable[[int], int]
+"""Source position -> the 64-bit key of its draws (see `draws`); a function of recipe seed, source and tensor name."""
+Array = npt.NDArray[Any]
+Scalar = bool | int | float
 
 
 class Reference(Protocol):
@@ -28,31 +33,77 @@ class Reference(Protocol):
 
 @dataclass(frozen=True)
 class Parameter:
-    """A parameter of a method. `low` and `high` bound a search; None: not searched unless asked for."""
+    """A parameter of a method.
+
+    `low` and `high` bound a search; None: not searched unless asked for. `least` and `most` bound what a recipe may
+    say at all; None: any number.
+    """
 
     name: str
-    default: float | bool | None  # None: required, or None itself where `optional`
+    default: Scalar | None  # None: required, or None itself where `optional`
     doc: str
     low: float | None = None
     high: float | None = None
     scope: Literal["shared", "input", "non_base"] = "shared"
-    kind: type[float] | type[bool] = float
+    kind: type[float] | type[bool] | type[int] = float
     optional: bool = False
+    least: float | None = None
+    most: float | None = None
 
     @property
     def required(self) -> bool:
         """Whether the recipe must give a value."""
         return self.default is None and not self.optional
 
+    def typed(self, value: Scalar) -> Scalar:
+        """Return a recipe's value in the parameter's kind.
+
+        Raises ValueError for another kind or a value out of bounds: `density is 1.5; give a number from 0 to 1`.
+        """
+        if self.kind is bool:
+            if value not in (0, 1):
+                raise ValueError(f"{self.name} is {value}; give true or false")
+            return bool(value)
+        if isinstance(value, bool):
+            raise ValueError(f"{self.name} is {str(value).lower()}; give a number")
+        if self.kind is int and value != int(value):
+            raise ValueError(f"{self.name} is {value}; give a whole number")
+        if (self.least is not None and value < self.least) or (self.most is not None and value > self.most):
+            upper = "" if self.most is None else f" to {self.most:g}"
+            raise ValueError(f"{self.name} is {value:g}; give a number from {self.least:g}{upper}{' on' * (not upper)}")
+        return int(value) if self.kind is int else float(value)
+
+
+@dataclass(frozen=True)
+class Combination:
+    """Says that a method weighs whole tensors: it returns sum_i c_i V_i, with one number c_i for each tensor.
+
+    The V_i are the inputs X_i ("inputs"); the base and then the inputs ("base and inputs"); or, where there is a base,
+    the task vectors X_i - B with B added to the sum ("deltas"; the inputs where there is none).
+    `coefficients(G, p)` returns the c_i (call `weigh`, which is safe from infinite weights). G is the Gram matrix of
+    the V_i, G_ij = <V_i, V_j> over all elements, in float64, shape (m, m); empty where `gram` is False, so that nobody
+    needs to compute it.
+    `whole(p)` is False for parameters with which the method works row by row, and is no combination.
+    """
+
+    of: Literal["inputs", "base and inputs", "deltas"]
+    coefficients: Callable[[Array, Mapping[str, Any]], Sequence[float]]
+    gram: bool = True
+    whole: Callable[[Mapping[str, Any]], bool] = lambda p: True
+
+    def weigh(self, gram: Array, p: Mapping[str, Any]) -> Sequence[float]:
+        """Return the c_i; all NaN where a tensor is not finite, as the result will be."""
+        return self.coefficients(gram, p) if np.isfinite(gram).all() else [math.nan] * len(gram)
+
 
 Invariant = Literal["identity", "order", "scale"]
 """identity: inputs and base all equal give that tensor. order: inputs may be permuted with their parameters.
-scale: scaling all inputs and the base scales the result."""
+scale: scaling all inputs and the base scales the result (but for the guards against division by 0)."""
 
 
 @dataclass(frozen=True)
 class Method:
-    """A merge method. `inputs` is the fewest and the most models it takes, the base not counted if required."""
+    """A merge method. `inputs` is the fewest and the most models it takes, the base not counted unless ignored."""
 
     name: str
     reference: Reference
@@ -62,6 +113,7 @@ class Method:
     differentiable: bool
     invariants: tuple[Invariant, ...]
     paper: str
+    combination: Combination | None = None
 
 
 INT8_MASK = Parameter("int8_mask", False, "mergekit's dtype of temporary masks; no effect on the result", kind=bool)

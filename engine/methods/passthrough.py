@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from engine.methods.method import INT8_MASK, Method, Parameter, Rng
+from engine.methods.method import INT8_MASK, Array, Combination, Method, Parameter, Rng
 
 
 def passthrough(
@@ -16,6 +16,10 @@ def passthrough(
     """Return X, or X * scale."""
     scale = p["scale"][0]
     return tensors[0] if scale is None else tensors[0] * scale
+
+
+def _coefficients(gram: Array, p: Mapping[str, Any]) -> Sequence[float]:
+    return [1.0 if scale is None else scale for scale in p["scale"]]
 
 
 PASSTHROUGH = Method(
@@ -30,4 +34,5 @@ PASSTHROUGH = Method(
     differentiable=True,
     invariants=("identity", "scale"),
     paper="SOLAR's depth up-scaling, arXiv:2312.15166",
+    combination=Combination("inputs", _coefficients, gram=False),
 )

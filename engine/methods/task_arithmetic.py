@@ -7,15 +7,23 @@ from typing import Any
 
 import torch
 
-from engine.methods.method import Method, Rng
-from engine.methods.task_vectors import UNUSED_DENSITY, WEIGHT, merge_task_vectors, shared_parameters
+from engine.methods.combination import combine
+from engine.methods.method import Array, Combination, Method, Rng
+from engine.methods.task_vectors import UNUSED_DENSITY, WEIGHT, factors, shared_parameters
 
 
 def task_arithmetic(
     tensors: Sequence[torch.Tensor], base: torch.Tensor | None, p: Mapping[str, Any], rng: Rng
 ) -> torch.Tensor:
     """Return B + lambda * sum_i w_i (X_i - B), the sum divided by sum_i w_i if `normalize`."""
-    return merge_task_vectors(tensors, base, p, sparsify=None, consensus=False)
+    return combine(COMBINATION, tensors, base, p)
+
+
+def _coefficients(gram: Array, p: Mapping[str, Any]) -> Sequence[float]:
+    return factors(p)
+
+
+COMBINATION = Combination("deltas", _coefficients, gram=False)
 
 
 TASK_ARITHMETIC = Method(
@@ -27,4 +35,5 @@ TASK_ARITHMETIC = Method(
     differentiable=True,
     invariants=("identity", "order", "scale"),
     paper="arXiv:2212.04089",
+    combination=COMBINATION,
 )

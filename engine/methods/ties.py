@@ -13,8 +13,9 @@ from engine.methods.task_vectors import DENSITY, WEIGHT, keep_largest, merge_tas
 
 def ties(tensors: Sequence[torch.Tensor], base: torch.Tensor | None, p: Mapping[str, Any], rng: Rng) -> torch.Tensor:
     """Keep each task vector's largest magnitudes; average the elements that agree with the elected sign."""
-    trim = lambda delta, density, _: keep_largest(delta, density)  # noqa: E731
-    return merge_task_vectors(tensors, base, p, sparsify=trim, consensus=True)
+    return merge_task_vectors(
+        tensors, base, p, sparsify=lambda delta, i: keep_largest(delta, p["density"][i]), consensus=True
+    )
 
 
 TIES = Method(

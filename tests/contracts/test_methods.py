@@ -26,6 +26,8 @@ def inputs(method: Method, shape: tuple[int, ...], k: int = 3) -> tuple[list[tor
 
 def values(method: Method, count: int, **chosen: Any) -> dict[str, Any]:
     """Defaults, and for required parameters something within the bounds of the search."""
+    if method.name in ("della", "della_linear") and isinstance(density := chosen.get("density"), float):
+        chosen.setdefault("epsilon", min(density, 1.0 - density) / 2)  # density +- epsilon must be probabilities
     got: dict[str, Any] = {}
     for parameter in method.parameters:
         value = chosen.get(parameter.name, parameter.default)
@@ -40,7 +42,7 @@ def values(method: Method, count: int, **chosen: Any) -> dict[str, Any]:
 
 def run(method: Method, tensors: list[torch.Tensor], base: torch.Tensor | None, seed: int = 0, **chosen: Any) -> Any:
     job = Job("x.weight", method, (), None, {}, (), torch.float32, torch.float32, seed)
-    return method.reference(tensors, base, values(method, len(tensors), **chosen), job.generator)
+    return method.reference(tensors, base, values(method, len(tensors), **chosen), job.key)
 
 
 @rows
@@ -116,7 +118,7 @@ def test_order(method: Method) -> None:
     if "order" not in method.invariants:
         pytest.skip("not declared")
     tensors, base = inputs(method, (20, 30))
-    weight, density = (0.2, 0.5, 0.9), (0.3, 0.6, 0.8)
+    weight, density = (0.2, 0.5, 0.9)[: len(tensors)], (0.3, 0.6, 0.8)[: len(tensors)]
     merged = run(method, tensors, base, weight=weight, density=density)
     turned = run(method, tensors[::-1], base, weight=weight[::-1], density=density[::-1])
     torch.testing.assert_close(merged, turned)
