@@ -12,7 +12,8 @@ import torch
 from engine.adapter_config import read_adapter_config, scaling
 from engine.architecture import split_layer
 from engine.errors import CheckpointError
-from engine.shard import Shard, TensorInfo
+from engine.shard import TensorInfo
+from engine.weights import open_adapter_weights
 
 _PREFIX = "base_model.model."
 _WRAPPERS = re.compile(r"\.(?:base_layer|modules_to_save(?:\.default)?)(?=\.)")
@@ -43,7 +44,7 @@ class Adapter:
         """Read `adapter_config.json` and the header of the weights. Raises CheckpointError naming the folder."""
         self.folder = folder
         self.config = read_adapter_config(folder)
-        self.shard = _open_weights(folder)
+        self.shard = open_adapter_weights(folder)
         self._found = self._deltas()
 
     @property
@@ -154,13 +155,6 @@ class Adapter:
             block.copy_(weight[first + begin : first + begin + _BLOCK])
             block.addmm_(left[begin : begin + _BLOCK], right, alpha=delta.scale)
         return adapted[start - first : max(stop, start) - first]
-
-
-def _open_weights(folder: Path) -> Shard:
-    path = folder / "adapter_model.safetensors"
-    if not path.is_file():
-        raise CheckpointError(f"{folder}: has no adapter_model.safetensors; save the adapter as safetensors")
-    return Shard(path)
 
 
 def _name_in(tensors: Mapping[str, TensorInfo], name: str) -> str | None:

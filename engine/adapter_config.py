@@ -11,6 +11,7 @@ from typing import Any
 
 from engine.errors import CheckpointError
 from engine.json_file import read_object
+from engine.own_files import check_own
 
 # Variants of LoRA whose weights are not W + s B A, or that change the base they were trained on.
 _REFUSED = (
@@ -31,6 +32,7 @@ def read_adapter_config(folder: Path) -> dict[str, Any]:
     path = folder / "adapter_config.json"
     if not path.exists():
         raise CheckpointError(f"{folder}: has no adapter_config.json; name the folder of an adapter in PEFT's format")
+    check_own(folder, [path])
     config = read_object(path, str(folder))
     if config.get("peft_type") != "LORA":
         raise CheckpointError(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -12,13 +11,15 @@ from typing import Any
 import torch
 
 from engine.adapter import Adapter, Delta
+from engine.architecture import split_layer
 from engine.companions import code, companions
 from engine.errors import CheckpointError
-from engine.reference import PICKLED, parse_reference, resolve
-from engine.shard import Shard, TensorInfo
-
-_SINGLE = "model.safetensors"
-_INDEX = "model.safetensors.index.json"
+from engine.json_file import read_object
+from engine.own_files import check_own
+from engine.pickled import PickledShard
+from engine.reference import parse_reference, resolve
+from engine.shard import TensorInfo
+from engine.weights import AnyShard, open_weights
 
 
 class Checkpoint:
@@ -28,12 +29,13 @@ class Checkpoint:
         """Read the configuration and the headers. Raises CheckpointError naming the model."""
         self.reference = reference
         self.folder = folder
+        check_own(folder, [folder / "config.json", *companions(folder), *code(folder)])
         self.config: dict[str, Any] = _read_config(reference, folder)
-        self._shards = _open_shards(reference, folder)
+        self._shards = _without_ties(self.config, open_weights(reference, folder))
         self.tensors: Mapping[str, TensorInfo] = {name: s.tensors[name] for name, s in sorted(self._shards.items())}
         if not self.tensors:
             raise CheckpointError(
-                f"{reference}: its safetensors file holds no tensors; download or save the model again"
+                f"{reference}: its file of weights holds no tensors; download or save the model again"
             )
         self.adapter = adapter
         self._deltas: dict[str, Delta] = adapter.fit(self.tensors) if adapter else {}
@@ -88,54 +90,29 @@ def nonfinite(checkpoint: Checkpoint) -> str | None:
 
 def _read_config(reference: str, folder: Path) -> dict[str, Any]:
     path = folder / "config.json"
-    if not path.is_file():
+    if not path.exists():
         if (folder / "adapter_config.json").is_file():
             raise CheckpointError(f"{reference}: is an adapter, not a model; write BASE+{reference}")
         raise CheckpointError(f"{reference}: has no config.json; name the folder of a model in Hugging Face's format")
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{reference}: config.json cannot be read: {error}") from None
-    if not isinstance(config, dict):
-        raise CheckpointError(f"{reference}: config.json is not a JSON object")
+    config = read_object(path, reference)
     if quantised := config.get("quantization_config"):
         kind = quantised.get("quant_method", "unknown") if isinstance(quantised, dict) else quantised
         raise CheckpointError(f"{reference}: is quantised ({kind}); merge the model it was quantised from")
     return config
 
 
-def _open_shards(reference: str, folder: Path) -> dict[str, Shard]:
-    """Return the shard of each tensor."""
-    if (folder / _SINGLE).is_file():
-        shard = Shard(folder / _SINGLE)
-        return dict.fromkeys(shard.tensors, shard)
-    if not (folder / _INDEX).is_file():
-        if next(folder.glob("*.bin"), None):
-            raise CheckpointError(f"{reference}: {PICKLED}")
-        raise CheckpointError(f"{reference}: has neither {_SINGLE} nor {_INDEX}; the download may be incomplete")
-    files = _read_index(reference, folder / _INDEX)
-    shards = {file: Shard(folder / file) for file in sorted(set(files.values()))}
-    for name, file in files.items():
-        if name not in shards[file].tensors:
-            raise CheckpointError(f"{reference}: {_INDEX} says {name} is in {file}, which does not hold it")
-    return {name: shards[file] for name, file in files.items()}
-
-
-def _read_index(reference: str, path: Path) -> dict[str, str]:
-    """Return tensor name -> file name. Only plain names are followed: an index must not lead out of its folder."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{reference}: {_INDEX} cannot be read: {error}") from None
-    files = content.get("weight_map") if isinstance(content, dict) else None
-    if not isinstance(files, dict) or not files or not all(isinstance(file, str) for file in files.values()):
-        raise CheckpointError(f"{reference}: {_INDEX} has no weight_map of tensor names to file names")
-    for file in sorted(set(files.values())):
-        if not file or file.startswith("..") or any(letter in file for letter in "/\\:\0"):
-            raise CheckpointError(f"{reference}: {_INDEX} names {file!r}, which is no file of the model's own folder")
-        if not (path.parent / file).is_file():
-            raise CheckpointError(f"{reference}: {file}, named in {_INDEX}, is missing; download it again")
-    return files
+def _without_ties(config: dict[str, Any], shards: dict[str, AnyShard]) -> dict[str, AnyShard]:
+    """Leave away what is tied to an embedding: .bin files list it twice, safetensors files once."""
+    if config.get("tie_word_embeddings") is False:
+        return shards
+    pickled = {id(shard): shard for shard in shards.values() if isinstance(shard, PickledShard)}
+    tied = {
+        name
+        for shard in pickled.values()
+        for name, first in shard.aliases().items()
+        if split_layer(name) is None and split_layer(first) is None
+    }
+    return {name: shard for name, shard in shards.items() if name not in tied}
 
 
 def _hash_file(path: Path) -> str:

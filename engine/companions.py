@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-import json
+import os
 from pathlib import Path
+
+from engine.errors import CheckpointError
+from engine.json_file import read_object
 
 _NAMES = (
     "generation_config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json",
@@ -16,7 +19,7 @@ _MAPS = ("config.json", "tokenizer_config.json")
 
 def companions(folder: Path) -> list[Path]:
     """Return the files there are, config.json aside, in a fixed order; nothing below the folder."""
-    return [path for name in _NAMES if (path := folder / name).is_file()]
+    return [path for name in _NAMES if os.path.lexists(path := folder / name)]
 
 
 def code(folder: Path) -> list[Path]:
@@ -29,7 +32,6 @@ def code(folder: Path) -> list[Path]:
 
 def _has_auto_map(path: Path) -> bool:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        return bool(read_object(path, str(path.parent)).get("auto_map"))
+    except CheckpointError:
         return False  # absent, or no JSON: whoever needs the file says so
-    return isinstance(content, dict) and bool(content.get("auto_map"))

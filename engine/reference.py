@@ -10,10 +10,7 @@ from engine.errors import CheckpointError
 
 _HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*(/[\w.-]+)?$")
 _FILES = ["*.json", "model*.safetensors", "adapter_model.safetensors", "*.model", "*.txt", "*.jinja", "*.py"]
-PICKLED = (
-    "has pickled weights (.bin) only, which are not read as unpickling runs code; convert them with transformers:"
-    " from_pretrained(...).save_pretrained(...)"
-)
+_PICKLED_FILES = ["pytorch_model*.bin", "adapter_model.bin"]
 
 
 @dataclass(frozen=True)
@@ -66,7 +63,8 @@ def _is_folder(name: str) -> bool:
 def resolve(location: Location, *, token: str | None = None) -> Path:
     """Return the folder with the model's files, downloaded from the Hub when there is no such local folder.
 
-    Only configuration, tokenizer, code and safetensors files are fetched; the code is not run here. Raises
+    Only configuration, tokenizer, code and weights are fetched, of the latter safetensors where there are any; the code
+    is not run here. Raises
     CheckpointError naming the model.
     """
     name = location.name
@@ -80,36 +78,34 @@ def resolve(location: Location, *, token: str | None = None) -> Path:
 
 
 def _download(location: Location, token: str | None) -> Path:
+    """Fetch a snapshot; .bin files only where it holds no safetensors."""
+    folder = _snapshot(location, location.revision, _FILES, token)
+    if not any(folder.glob("*.safetensors")):
+        folder = _snapshot(location, folder.name, _PICKLED_FILES, token)
+    return folder
+
+
+def _snapshot(location: Location, revision: str | None, files: list[str], token: str | None) -> Path:
     import huggingface_hub  # heavy, and not needed for local folders
 
     asked = location.name + (f"@{location.revision}" if location.revision else "")
     try:
-        folder = huggingface_hub.snapshot_download(
-            location.name,
-            revision=location.revision,
-            allow_patterns=_FILES,
-            ignore_patterns=["*/*"],
-            token=token,
+        return Path(
+            huggingface_hub.snapshot_download(
+                location.name,
+                revision=revision,
+                allow_patterns=files,
+                ignore_patterns=["*/*"],
+                token=token,
+            )
         )
     except Exception as error:
         # The client raises its own classes, those of its HTTP library (another one in each major version) and
         # OSError; for the user all of them mean that this model could not be had.
         reason = " ".join(str(error).split())[:200] or type(error).__name__
+        if token:
+            reason = reason.replace(token, "<token>")
         raise CheckpointError(
             f"{asked}: no such folder, and not to be had from the Hub ({type(error).__name__}: {reason}); check the"
             " spelling, the network or HF_HUB_OFFLINE, and for gated models the token"
         ) from None
-    if not any(Path(folder).glob("*.safetensors")) and _is_pickled(location, token):
-        raise CheckpointError(f"{asked}: {PICKLED}")
-    return Path(folder)
-
-
-def _is_pickled(location: Location, token: str | None) -> bool:
-    """Whether the repository holds .bin weights and no safetensors; False where the Hub cannot be asked."""
-    import huggingface_hub
-
-    try:
-        files = huggingface_hub.list_repo_files(location.name, revision=location.revision, token=token)
-    except Exception:  # the same zoo of classes as above; the missing weights are then reported as such
-        return False
-    return any(file.endswith(".bin") for file in files) and not any(file.endswith(".safetensors") for file in files)
