@@ -9,8 +9,8 @@ from pathlib import Path
 import torch
 
 from engine.errors import CheckpointError
-from engine.layout import ShardLayout
 from engine.merge import run
+from engine.shard_layout import ShardLayout
 
 
 def write_shard(shard: ShardLayout, path: Path, device: str, advance: Callable[[int], None]) -> None:

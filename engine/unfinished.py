@@ -20,8 +20,8 @@ import torch
 from engine.checkpoint import Checkpoint
 from engine.errors import OutputError
 from engine.job import Input
-from engine.layout import ShardLayout
 from engine.plan import Plan
+from engine.shard_layout import ShardLayout
 
 NOTE = ".unfinished.json"
 _VERSION = 1

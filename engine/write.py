@@ -13,12 +13,12 @@ from engine import unfinished
 from engine.checkpoint import open_checkpoint
 from engine.companions import code, companions
 from engine.errors import CheckpointError, OutputError, RecipeError
-from engine.layout import INDEX_FILE, ShardLayout, index, layout
 from engine.model_card import model_card as card_of
 from engine.plan import Plan, plan
 from engine.recipe import Recipe
 from engine.room import check_disk, check_memory, in_units
 from engine.shard_file import write_shard
+from engine.shard_layout import INDEX_FILE, ShardLayout, index, layout
 
 RECIPE_FILE = "merge_recipe.yaml"
 SHARD_BYTES = 5e9

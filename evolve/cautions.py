@@ -8,8 +8,9 @@ from typing import Any
 from engine.checkpoint import Checkpoint
 from engine.errors import CheckpointError
 from engine.tokenizer import read_vocabulary
+from evolve.environment import usable_memory
 from evolve.setting import Setting, place_of
-from evolve.workers import Workers, usable_memory
+from evolve.workers import Workers
 from tasks.length import too_long
 
 CONTEXT_KEYS = ("n_positions", "max_position_embeddings", "n_ctx")  # in the order in which lm-eval looks

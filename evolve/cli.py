@@ -16,6 +16,8 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
+from evolve import merge_options
+
 app = typer.Typer(
     name="evolve",
     help="Finds the best way to merge fine-tuned language models, and proves it on documents the search never saw.",
@@ -46,15 +48,46 @@ def check(
     execute("evolve.check", "check", search, time)
 
 
-@app.command()
+@app.command(epilog=merge_options.EPILOG)
 def merge(
     recipe: Annotated[Path, typer.Argument(help="a recipe in mergekit's YAML dialect")],
     out: Annotated[Path, typer.Argument(help="the folder of the merged checkpoint")],
-    device: Annotated[str, typer.Option(help="where to compute: cpu, cuda, cuda:1 ...")] = "cpu",
-    seed: Annotated[int | None, typer.Option(help="of random methods; else the recipe's, else 0")] = None,
+    device: merge_options.Device = None,
+    dtype: merge_options.Dtype = None,
+    shard_size: merge_options.ShardSize = None,
+    threads: merge_options.Threads = None,
+    seed: merge_options.Seed = None,
+    copy_tokenizer: merge_options.Tokenizer = True,
+    model_card: merge_options.ModelCard = True,
+    trust_remote_code: merge_options.Trust = False,
+    dry_run: merge_options.DryRun = False,
+    quiet: merge_options.Quiet = False,
+    verbose: merge_options.Verbose = 0,
+    # As mergekit-yaml spells them.
+    cuda: merge_options.Flag = False,
+    gpu_rich: merge_options.GpuRich = False,
+    multi_gpu: merge_options.Flag = False,
+    out_shard_size: merge_options.Text = None,
+    num_threads: merge_options.NumThreads = None,
+    random_seed: merge_options.RandomSeed = None,
+    write_model_card: merge_options.WriteCard = None,
+    allow_crimes: merge_options.Flag = False,
+    transformers_cache: merge_options.Text = None,
+    lora_merge_cache: merge_options.Text = None,
+    lora_merge_dtype: merge_options.Text = None,
+    unsafe_truncate_embeddings: merge_options.Flag = False,
+    safe_serialization: merge_options.Flag = True,
+    lazy_unpickle: merge_options.Flag = False,
+    low_cpu_memory: merge_options.Flag = False,
+    read_to_gpu: merge_options.Flag = False,
+    async_write: merge_options.Flag = False,
+    write_threads: merge_options.Whole = None,
+    clone_tensors: merge_options.Flag = False,
 ) -> None:
-    """Make one merge, as mergekit-yaml does it."""
-    execute("evolve.merging", "merge", recipe, out, device, seed, parallel=True)
+    """Make one merge, as mergekit-yaml does it. After an interruption the same command goes on."""
+    given = {name: value for name, value in locals().items() if name not in ("recipe", "out")}
+    threads = merge_options.threads_of(given)
+    execute("evolve.merging", "merge", recipe, out, given, parallel=True, threads=threads)
 
 
 @app.command()
@@ -80,15 +113,15 @@ def show(
     execute("evolve.show", "show", what, include or [])
 
 
-def execute(module: str, function: str, *arguments: Any, parallel: bool = False) -> None:
+def execute(module: str, function: str, *arguments: Any, parallel: bool = False, threads: int | None = None) -> None:
     """Import a subcommand's module once the process's surroundings are set, and call it.
 
-    It computes with as many threads as OMP_NUM_THREADS says, else one, or all cores if it is `parallel`.
+    It computes with as many `threads`, else as OMP_NUM_THREADS says, else one, or all cores if it is `parallel`.
     Errors of users become one message and exit code 2, an interruption 130; defects of ours keep their traceback.
     """
     from evolve.environment import asked_threads, limit_threads, quiet, usable_cores
 
-    limit_threads(asked_threads() or (usable_cores() if parallel else 1))
+    limit_threads(threads or asked_threads() or (usable_cores() if parallel else 1))
     quiet()
     signals: list[int] = []
     listen(lambda number, frame: leave())

@@ -31,6 +31,15 @@ def usable_cores() -> int:
     return min(cores, control_group.cores() or cores)
 
 
+def usable_memory() -> int:
+    """Bytes that can be had: free memory, or what the control group leaves of it."""
+    import psutil
+
+    free: int = psutil.virtual_memory().available
+    left = control_group.memory_left()
+    return free if left is None else min(free, left)
+
+
 def asked_threads() -> int | None:
     """The number in OMP_NUM_THREADS; None where it holds none, such as a list for nested regions."""
     text = os.environ.get("OMP_NUM_THREADS", "").strip()

@@ -76,7 +76,3 @@ class ProgressLog:
             self._best = trial
         best = "" if self._best is None else f"best so far {100 * (self._best.value or 0):.1f} (search documents)"
         self.step(best + (f", {self._failed} failed" if self._failed else ""))
-
-    def tensors(self, done: int, total: int) -> None:
-        """Progress of a merge: a bar on a terminal, nothing elsewhere."""
-        self._bar.update(self._task, description="merging", completed=done, total=total, visible=True)

@@ -5,10 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import psutil
-
-from evolve import control_group
-from evolve.environment import usable_cores
+from evolve.environment import usable_cores, usable_memory
 from evolve.setting import DTYPES, Setting
 
 PROCESS_BYTES = 700 * 2**20  # a Python process with torch, transformers and lm-eval loaded
@@ -104,10 +101,3 @@ def usable_gpus() -> int:
     import torch
 
     return torch.cuda.device_count()
-
-
-def usable_memory() -> int:
-    """Bytes that can be had: free memory, or what the control group leaves of it."""
-    free = psutil.virtual_memory().available
-    left = control_group.memory_left()
-    return free if left is None else min(free, left)

@@ -20,10 +20,10 @@ from filelock import FileLock
 import engine.shard_file
 from engine.checkpoint import open_checkpoint
 from engine.errors import EngineError, OutputError
-from engine.layout import index, layout
 from engine.plan import plan
 from engine.recipe import Recipe
 from engine.shard import Shard
+from engine.shard_layout import index, layout
 from engine.unfinished import NOTE
 from engine.write import merge_to_folder
 

@@ -9,7 +9,7 @@ import pytest
 
 from evolve import control_group, workers
 from evolve.config import SearchConfig
-from evolve.environment import usable_cores
+from evolve.environment import usable_cores, usable_memory
 from evolve.setting import Setting
 from evolve.workers import (
     DRIVER_BYTES,
@@ -19,7 +19,6 @@ from evolve.workers import (
     gpu_share,
     local_workers,
     spread_workers,
-    usable_memory,
     worker_bytes,
 )
 
