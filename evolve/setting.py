@@ -171,16 +171,23 @@ def named(table: Mapping[str, T], name: str, what: str, where: str) -> T:
 
 
 def check_kind(parameter: Parameter, bounds: Bounds) -> None:
-    """Raises ConfigError for a text, for a number where true or false belongs, and the other way round."""
+    """Raises ConfigError for a value that is of another kind than the parameter, or that it cannot have."""
     where = f"space.parameters.{parameter.name}"
+    if isinstance(bounds, Range) and parameter.kind is not float:
+        kind, choices = ("true or false", "[true, false]") if parameter.kind is bool else ("a whole number", "[5, 10]")
+        raise ConfigError(f"{where}: is {kind} and has no range; fix it, or choose with {choices}")
     if isinstance(bounds, Range):
-        if parameter.kind is bool:
-            raise ConfigError(f"{where}: is true or false and has no range; fix it, or choose with [true, false]")
-        return
-    for value in bounds.values if isinstance(bounds, Choices) else (bounds.value,):
+        values: tuple[Any, ...] = (bounds.low, bounds.high)
+    else:
+        values = bounds.values if isinstance(bounds, Choices) else (bounds.value,)
+    for value in values:
         if isinstance(value, str) or isinstance(value, bool) != (parameter.kind is bool):
             wanted = "true or false" if parameter.kind is bool else "a number, a range {low, high} or a list of numbers"
             raise ConfigError(f"{where}: {value!r} cannot be its value; give {wanted}")
+        try:
+            parameter.typed(value)
+        except ValueError as error:
+            raise ConfigError(f"{where}: {error}") from None
 
 
 def depth_of(layers: Any) -> tuple[str, int]:

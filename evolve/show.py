@@ -30,7 +30,8 @@ def methods() -> Iterable[str]:
     for name, method in METHODS.items():
         most = method.inputs[1]
         count = "any number of models" if most is None else f"{most} model" + "s" * (most > 1)
-        yield f"{name}: {count}{' and a base' if method.base == 'required' else ''} ({method.paper})"
+        base = {"required": " and a base", "optional": ", with or without a base", "ignored": ""}[method.base]
+        yield f"{name}: {count}{base} ({method.paper})"
         for parameter in method.parameters:
             default = "required" if parameter.required else f"default {parameter.default}"
             bounds = "" if parameter.low is None else f", searched from {parameter.low} to {parameter.high}"

@@ -127,12 +127,18 @@ def chosen_models(spec: Spec, name: str, value_of: ValueOf) -> tuple[str, ...]:
 
 
 def pick_options(method: Method, family: Family) -> dict[str, tuple[str, ...]]:
-    """What a method with a fixed number of models can be given, by label; empty where it takes them all."""
+    """What a method with a fixed number of models can be given, by label; empty where it takes them all.
+
+    A method that can do without a base is given the family's, and merges task vectors of the others.
+    """
     if method.inputs[1] is None:
         return {}
-    size = method.inputs[1] + (method.base == "required")
     names = labels(family.models)
-    return {"+".join(names[model] for model in pick): pick for pick in combinations(family.models, size)}
+    if method.base == "optional":
+        picks = [(family.base, *pick) for pick in combinations(family.sources, method.inputs[1])]
+    else:
+        picks = list(combinations(family.models, method.inputs[1] + (method.base == "required")))
+    return {"+".join(names[model] for model in pick): pick for pick in picks}
 
 
 def owners(method: Method, parameter: Parameter, models: tuple[str, ...]) -> tuple[str, ...]:

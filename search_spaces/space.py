@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
+from engine.methods import METHODS
 from engine.recipe import Recipe
-from search_spaces.assemble import Spec, recipe_of, recipe_with
+from search_spaces.assemble import Spec, pick_options, recipe_of, recipe_with
 from search_spaces.gene import Gene, Value
 
 Point = tuple[float, ...]
@@ -50,9 +52,15 @@ def search_space(spec: Spec) -> SearchSpace:
         genes.setdefault(gene.name, gene)
         return gene.from_unit(0.5)
 
+    def collect_picked(picker: str, pick: str, gene: Gene) -> Value:
+        value = collect(gene)
+        return pick if gene.name == picker else value
+
     recipe_of(spec, collect)
     for name in spec.methods:
-        recipe_with(spec, name, collect)
+        # A gene that picks the models decides which weights are asked for: ask for those of every pick.
+        for pick in pick_options(METHODS[name], spec.family) or [""]:
+            recipe_with(spec, name, partial(collect_picked, f"{name}.models", pick))
     ordered = tuple(genes.values())
     return SearchSpace(spec, ordered, start_points(spec, ordered))
 

@@ -80,6 +80,7 @@ KEYS = [
     ("space.parameters", {"density": "abc"}, ["space.parameters.density: 'abc'", "give a number"]),
     ("space.parameters", {"weight": ["a", "b"]}, ["space.parameters.weight: 'a'", "give a number"]),
     ("space.parameters", {"normalize": {"low": 0.0, "high": 1.0}}, ["normalize: is true or false", "[true, false]"]),
+    ("space.parameters", {"density": {"low": 0.2, "high": 1.5}}, ["density is 1.5; give a number from 0 to 1"]),
     ("space.parameters", {"wieght": 1.0}, ["space.parameters: unknown parameter 'wieght'; did you mean 'weight'?"]),
     ("space.method", "tise", ["space.method[0]: unknown merge method 'tise'; did you mean 'ties'?"]),
     ("space.modules", ["mlpp"], ["space.modules: ", "'mlpp'", "such as self_attn or mlp"]),

@@ -56,6 +56,17 @@ def test_genes_are_blocks_times_groups_times_sources_and_one_group_outside() -> 
     assert {"weight.math.outer", "weight.math-2.mlp.layers_1_2", "weight.chat.rest.layers_4_5"} <= names
 
 
+def test_a_method_of_a_pair_that_needs_no_base_merges_task_vectors_of_the_family() -> None:
+    made = space(("nuslerp",))
+    pick = next(gene for gene in made.genes if gene.name == "nuslerp.models")
+    assert pick.choices == ("base+math+math-2", "base+math+chat", "base+math-2+chat")
+    assert {gene.name.split(".")[1] for gene in made.genes if gene is not pick} == {"math", "math-2", "chat"}
+    for unit in (0.0, 0.5, 1.0):
+        recipe = made.decode([unit] * len(made.genes))
+        assert recipe.base_model == "org/base"
+        assert len(recipe.references) == 3
+
+
 def test_methods_share_genes_where_bounds_agree() -> None:
     alone = {gene.name for gene in space(("ties",)).genes}
     both = {gene.name for gene in space(("ties", "task_arithmetic")).genes}
