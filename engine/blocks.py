@@ -1,25 +1,18 @@
-"""Which layers of which models make up the output: the recipe's `models` or `slices`, tied to open checkpoints."""
+"""Which layers of which models make up the output: `models`, `slices` or `modules`, tied to checkpoints."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from engine.architecture import (
-    embedding_name,
-    head_name,
-    is_before_layers,
-    is_derived,
-    layer_count,
-    layer_counts,
-    renumber,
-    split_layer,
-)
 from engine.checkpoint import Checkpoint
-from engine.entries import ModelEntry, SliceEntry, SliceSource
+from engine.entries import ModelEntry, ModuleEntry, SliceEntry, SliceSource
 from engine.errors import RecipeError
+from engine.layout import layout
+from engine.lookup import nearest
+from engine.methods import METHODS
 from engine.methods.method import Method
-from engine.parameters import Setting, gradient_position
+from engine.parameters import Setting
 from engine.recipe import Recipe
 
 
@@ -35,13 +28,17 @@ class Source:
 
 @dataclass(frozen=True, eq=False)
 class Block:
-    """Consecutive output layers with the same sources. `base` stands apart where the method needs one."""
+    """Consecutive output layers with the same sources. `base` stands apart where the method needs one.
+
+    `levels` are the parameters that hold for all sources, the nearest first: the slice's, the module's, the recipe's.
+    """
 
     where: str
+    method: Method
     sources: tuple[Source, ...]
     base: Source | None
-    layers: int | None  # None: the whole model
-    parameters: Mapping[str, Setting]
+    layers: int | None  # None: all of a model or module
+    levels: tuple[Mapping[str, Setting], ...]
 
     @property
     def lead(self) -> Source:
@@ -55,89 +52,125 @@ class Block:
 
 
 @dataclass(frozen=True, eq=False)
-class Slot:
-    """An output tensor before its parameters are known."""
+class Part:
+    """A module of the output, or all of it (`module` None), from bottom to top; `stack` is what slices renumber."""
 
-    name: str
-    block: Block
-    offset: int | None  # layer within the block
-    position: float  # in gradients, 0 to 1
-
-    def name_in(self, source: Source) -> str:
-        """Return the tensor's name in a source: its own layer number, the embedding for a tied head's."""
-        if self.offset is not None and source.first is not None:
-            return renumber(self.name, source.first + self.offset)
-        return self.name
+    module: str | None
+    stack: str | None
+    blocks: tuple[Block, ...]
 
 
-def is_tied(checkpoint: Checkpoint) -> bool:
-    """Whether the model's head is its embedding: not stored, or stored but ignored by whoever loads it."""
-    return head_name(checkpoint.tensors) is None or bool(checkpoint.config.get("tie_word_embeddings"))
+def resolve_parts(recipe: Recipe, method: Method, checkpoints: Mapping[str, Checkpoint]) -> tuple[Part, ...]:
+    """Return the parts of the output. Raises RecipeError for layers, bases, modules or counts that do not fit."""
+    top = recipe.parameters or {}
+    maker = _Maker(recipe, method, checkpoints)
+    if recipe.modules is not None:
+        return maker.modules(recipe.modules, top)
+    stack = None
+    if recipe.slices is not None:
+        for checkpoint in (checkpoints[name] for name in recipe.references):
+            found = layout(checkpoint)
+            if len(found.counts) > 1:
+                raise RecipeError(
+                    f"slices: {checkpoint.reference} has several stacks of layers ({', '.join(found.counts)}), which"
+                    f" slices cannot tell apart; write them under modules: {', '.join(found.modules)}"
+                )
+        stack = next(iter(layout(checkpoints[recipe.slices[0].sources[0].model]).counts), None)
+    return (Part(None, stack, maker.blocks(recipe, "", stack, (top,))),)
 
 
-def stored_name(checkpoint: Checkpoint, name: str, head: str | None) -> str:
-    """Return the name under which a checkpoint stores a tensor; its embedding's for a head that is tied."""
-    if name == head and is_tied(checkpoint):
-        return embedding_name(checkpoint.tensors) or name
-    return name
+@dataclass(frozen=True)
+class _Maker:
+    recipe: Recipe
+    method: Method
+    checkpoints: Mapping[str, Checkpoint]
 
+    def modules(self, entries: Mapping[str, ModuleEntry], top: Mapping[str, Setting]) -> tuple[Part, ...]:
+        """A part for each module that is named; the others are copied from the base, or else from the first model."""
+        first = next(iter(entries.values()))
+        name = self.recipe.base_model or (first.models[0] if first.models else first.slices[0].sources[0]).model  # type: ignore[index]
+        owner = self.checkpoints[name]
+        there = layout(owner)
+        parts: list[Part] = []
+        for wanted, entry in entries.items():
+            module = there.find(wanted)
+            if module is None:
+                known = list(there.modules)
+                raise RecipeError(
+                    f"modules.{wanted}: {name} has no such module{nearest(wanted, known)} (it has: {', '.join(known)})"
+                )
+            if any(part.module == module for part in parts):
+                raise RecipeError(f"modules.{wanted}: the module {module} of {name} stands twice; merge the entries")
+            stack = there.stacks[module]
+            if entry.slices is not None and stack is None:
+                raise RecipeError(f"modules.{wanted}.slices: the module {module} has no layers; use models")
+            blocks = self.blocks(entry, f"modules.{wanted}", stack, (entry.parameters or {}, top))
+            parts.append(Part(module, stack, blocks))
+        named = [part.module for part in parts]
+        source = Source(owner, f"copied ({name})", None, {})
+        copied = Block("modules", METHODS["passthrough"], (source,), None, None, ())
+        parts += [Part(m, there.stacks[m], (copied,)) for m in there.modules if m not in named]
+        return tuple(parts)
 
-def resolve_blocks(recipe: Recipe, method: Method, checkpoints: Mapping[str, Checkpoint]) -> tuple[Block, ...]:
-    """Return the blocks, bottom to top. Raises RecipeError for layers, bases or counts of models that do not fit."""
-    if recipe.models is not None:
-        return (_block(recipe, method, checkpoints, recipe.models, "models", None, None),)
-    for checkpoint in checkpoints.values():
-        if len(stacks := layer_counts(checkpoint.tensors)) > 1:
-            raise RecipeError(
-                f"slices: {checkpoint.reference} has several stacks of layers ({', '.join(stacks)}), which slices"
-                " cannot tell apart; use models"
-            )
-    return tuple(
-        _block(recipe, method, checkpoints, entry.sources, f"slices[{i}].sources", entry, i)
-        for i, entry in enumerate(recipe.slices or ())
-    )
+    def blocks(
+        self, part: Recipe | ModuleEntry, place: str, stack: str | None, levels: tuple[Mapping[str, Setting], ...]
+    ) -> tuple[Block, ...]:
+        """The blocks, bottom to top."""
+        dot = f"{place}." if place else ""
+        if part.models is not None:
+            return (self._block(part.models, f"{dot}models", place or "recipe", None, stack, levels),)
+        return tuple(
+            self._block(e.sources, f"{dot}slices[{i}].sources", f"{dot}slices[{i}]", e, stack, levels)
+            for i, e in enumerate(part.slices or ())
+        )
 
-
-def _block(
-    recipe: Recipe,
-    method: Method,
-    checkpoints: Mapping[str, Checkpoint],
-    listed: Sequence[ModelEntry | SliceSource],
-    where: str,
-    entry: SliceEntry | None,
-    number: int | None,
-) -> Block:
-    sources = [_source(e, f"{where}[{i}] ({e.model})", checkpoints) for i, e in enumerate(listed)]
-    layers = None if entry is None else entry.sources[0].layer_range[1] - entry.sources[0].layer_range[0]
-    place = "recipe" if number is None else f"slices[{number}]"
-    base = None
-    name = ((entry.base_model if entry else None) or recipe.base_model) if method.base != "ignored" else None
-    if name is None and method.base == "required":
-        raise RecipeError(f"{place}: {method.name} needs a base_model; add it")
-    if name is not None:
-        base = next((s for s in sources if s.checkpoint is checkpoints[name]), None)
-        if base is None:
-            starts = {s.first for s in sources}
-            if len(starts) > 1:
-                raise RecipeError(f"{place}: the sources take different layers; list {name} with those of the base")
-            base = replace(sources[0], checkpoint=checkpoints[name], where=f"base_model ({name})", parameters={})
-            _check_range(base, layers)
+    def _block(
+        self,
+        listed: Sequence[ModelEntry | SliceSource],
+        where: str,
+        place: str,
+        entry: SliceEntry | None,
+        stack: str | None,
+        levels: tuple[Mapping[str, Setting], ...],
+    ) -> Block:
+        sources = [self._source(e, f"{where}[{i}] ({e.model})") for i, e in enumerate(listed)]
+        layers = None if entry is None else entry.sources[0].layer_range[1] - entry.sources[0].layer_range[0]
+        base = self._base(entry, sources, place, layers, stack)
         sources = [s for s in sources if s is not base]
-    _check_count(method, len(sources), base is not None, place)
-    for source in sources:
-        _check_range(source, layers)
-    return Block(place, tuple(sources), base, layers, (entry.parameters if entry else None) or {})
+        _check_count(self.method, len(sources), base is not None, place)
+        for source in sources:
+            _check_range(source, layers, stack)
+        own = (entry.parameters or {},) if entry else ()
+        return Block(place, self.method, tuple(sources), base, layers, (*own, *levels))
+
+    def _source(self, entry: ModelEntry | SliceSource, where: str) -> Source:
+        first = entry.layer_range[0] if isinstance(entry, SliceSource) else None
+        return Source(self.checkpoints[entry.model], where, first, entry.parameters or {})
+
+    def _base(
+        self, entry: SliceEntry | None, sources: Sequence[Source], place: str, layers: int | None, stack: str | None
+    ) -> Source | None:
+        if self.method.base == "ignored":
+            return None
+        name = (entry.base_model if entry else None) or self.recipe.base_model
+        if name is None:
+            if self.method.base == "required":
+                raise RecipeError(f"{place}: {self.method.name} needs a base_model; add it")
+            return None
+        checkpoint = self.checkpoints[name]
+        base = next((s for s in sources if s.checkpoint is checkpoint), None)
+        if base is None:
+            if len({s.first for s in sources}) > 1:
+                raise RecipeError(f"{place}: the sources take different layers; list {name} with those of the base")
+            base = replace(sources[0], checkpoint=checkpoint, where=f"base_model ({name})", parameters={})
+            _check_range(base, layers, stack)
+        return base
 
 
-def _source(entry: ModelEntry | SliceSource, where: str, checkpoints: Mapping[str, Checkpoint]) -> Source:
-    first = entry.layer_range[0] if isinstance(entry, SliceSource) else None
-    return Source(checkpoints[entry.model], where, first, entry.parameters or {})
-
-
-def _check_range(source: Source, layers: int | None) -> None:
+def _check_range(source: Source, layers: int | None, stack: str | None) -> None:
     if layers is None or source.first is None:
         return
-    last, there = source.first + layers, layer_count(source.checkpoint.tensors)
+    last, there = source.first + layers, layout(source.checkpoint).counts.get(stack or "", 0)
     if last > there:
         raise RecipeError(f"{source.where}: layer_range [{source.first}, {last}] goes beyond its {there} layers")
 
@@ -148,47 +181,3 @@ def _check_count(method: Method, count: int, with_base: bool, place: str) -> Non
         wanted = f"exactly {low}" if low == high else f"at least {low}"
         besides = " besides the base" if with_base else ""
         raise RecipeError(f"{place}: {method.name} takes {wanted} model{'s'[: low != 1]}{besides}, not {count}")
-
-
-def output_head(blocks: tuple[Block, ...]) -> str | None:
-    """Return the head's name if the output stores one: if any model of the last block has a head of its own."""
-    return next((head_name(m.checkpoint.tensors) for m in blocks[-1].members if not is_tied(m.checkpoint)), None)
-
-
-def slots(blocks: tuple[Block, ...], head: str | None) -> Iterator[Slot]:
-    """Yield every output tensor, bottom to top, with names as the blocks' leads have them."""
-    yield from _outer(blocks[0], head, before=True)
-    below = 0
-    for block in blocks:
-        yield from _inner(block, below)
-        below += block.layers or 0
-    yield from _outer(blocks[-1], head, before=False)
-
-
-def _outer(block: Block, head: str | None, *, before: bool) -> Iterator[Slot]:
-    """Embeddings come from the first block, final norm and head from the last; gradients give their first value."""
-    lead = block.lead.checkpoint
-    names = [name for name in own_names(lead, head) if split_layer(name) is None]
-    for name in sorted(names):
-        if is_before_layers(name) == before:
-            yield Slot(name, block, None, gradient_position(None, 0))
-
-
-def _inner(block: Block, below: int) -> Iterator[Slot]:
-    counts = layer_counts(block.lead.checkpoint.tensors)
-    found = [(parts, name) for name in own_names(block.lead.checkpoint, None) if (parts := split_layer(name))]
-    first = block.lead.first
-    for (prefix, layer, _), name in sorted(found):
-        if block.layers is None or first is None:
-            yield Slot(name, block, layer, gradient_position(layer, counts[prefix]))
-        elif first <= layer < first + block.layers:
-            offset = layer - first
-            position = gradient_position(offset, block.layers)
-            yield Slot(renumber(name, below + offset), block, offset, position)
-
-
-def own_names(checkpoint: Checkpoint, head: str | None) -> list[str]:
-    """Return the tensors a model contributes: stored ones but derived buffers, with `head` if the output has one."""
-    own_head = head_name(checkpoint.tensors)
-    names = [name for name in checkpoint.tensors if name != own_head and not is_derived(name)]
-    return [*names, head] if head is not None else names

@@ -1,76 +1,119 @@
-"""Where each tensor of a merged checkpoint will stand, known before anything is merged.
+"""How a checkpoint's tensors are laid out: stacks of layers, the modules that hold them, embedding and head.
 
-A shard's header is written first and every tensor has its place in the file from the start, so tensors may be written
-in any order and a shard is never held in memory. Format: https://github.com/huggingface/safetensors#format.
+A model with one stack of layers is one module. Where there are several stacks, a module is what stands below one
+part of a name: the part at which the names of the stacks part ways. So `model.language_model.layers.0.…` and
+`model.visual.blocks.0.…` give the modules `language_model` and `visual`, T5 gives `encoder`, `decoder` and
+`shared`. A head belongs to the module that holds the token embedding, or else to the decoder.
 """
 
 from __future__ import annotations
 
-import json
-import math
-from collections.abc import Mapping, Sequence
+import weakref
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from engine.job import Job
-from engine.shard import DTYPE_NAMES
+from engine.architecture import embedding_name, head_name, is_derived, layer_counts, split_layer
+from engine.checkpoint import Checkpoint
 
-INDEX_FILE = "model.safetensors.index.json"
+WHOLE = "default"
+"""The module of a model that has only one, as mergekit calls it."""
+
+_ALIASES = (
+    ("text_decoder", "text_model", "language_model", "text", "llm"),
+    ("vision_tower", "vision_model", "vision_encoder", "visual", "vision"),
+    ("audio_tower", "audio_encoder", "audio"),
+    ("multi_modal_projector", "projector", "connector"),
+)
+_HINTS = ((), ("visual", "vision", "image"), ("audio", "speech"), ("project", "connector", "merger", "aligner"))
 
 
 @dataclass(frozen=True, eq=False)
-class ShardLayout:
-    """One file: its name, its header (length included), and per tensor (first byte in the file, bytes)."""
+class Layout:
+    """A checkpoint's tensors, derived buffers left out.
 
-    file: str
-    jobs: tuple[Job, ...]
-    header: bytes
-    offsets: Mapping[str, tuple[int, int]]
-    size: int  # of the whole file, in bytes
+    `layers`: stack -> layer -> names. `modules`: module -> names. `stacks`: module -> its tallest stack, None for one
+    without layers.
+    """
 
-    @property
-    def tensor_bytes(self) -> int:
-        return self.size - len(self.header)
+    embedding: str | None
+    head: str | None
+    counts: Mapping[str, int]
+    layers: Mapping[str, Mapping[int, Sequence[str]]]
+    modules: Mapping[str, frozenset[str]]
+    stacks: Mapping[str, str | None]
+    head_module: str
 
+    def holds(self, module: str | None, name: str) -> bool:
+        """Whether a module has a tensor; None is the whole model. A head that is not stored counts as stored."""
+        return module is None or name in self.modules[module] or (self.head is None and module == self.head_module)
 
-def layout(jobs: Sequence[Job], shard_bytes: float) -> tuple[ShardLayout, ...]:
-    """Return the shards, in the order of the jobs, each with tensors of at most `shard_bytes` bytes, or with one."""
-    groups: list[list[Job]] = [[]]
-    filled = 0
-    for job in jobs:
-        if groups[-1] and filled + nbytes(job) > shard_bytes:
-            groups.append([])
-            filled = 0
-        groups[-1].append(job)
-        filled += nbytes(job)
-    if len(groups) == 1:
-        return (_shard("model.safetensors", groups[0]),)
-    of = len(groups)
-    return tuple(_shard(f"model-{i + 1:05d}-of-{of:05d}.safetensors", group) for i, group in enumerate(groups))
-
-
-def nbytes(job: Job) -> int:
-    """Return the bytes of a job's result."""
-    return math.prod(job.shape) * job.dtype.itemsize
+    def find(self, wanted: str) -> str | None:
+        """Return the module that goes by a name: its own, or one of the names in use for its kind."""
+        if wanted in self.modules:
+            return wanted
+        kind = next((i for i, names in enumerate(_ALIASES) if wanted in names), None)
+        if kind is None:
+            return None
+        if kind == 0:
+            return self.head_module if self.head_module in self.modules else None
+        found = [name for name in self.modules if any(hint in name for hint in _HINTS[kind])]
+        return found[0] if len(found) == 1 else None
 
 
-def index(shards: Sequence[ShardLayout]) -> str:
-    """Return the text of the index that tells in which file each tensor stands."""
-    places = {job.name: shard.file for shard in shards for job in shard.jobs}
-    total = sum(shard.tensor_bytes for shard in shards)
-    content = {"metadata": {"total_size": total}, "weight_map": dict(sorted(places.items()))}
-    return json.dumps(content, indent=2) + "\n"
+_known: weakref.WeakKeyDictionary[Checkpoint, Layout] = weakref.WeakKeyDictionary()
 
 
-def _shard(file: str, jobs: Sequence[Job]) -> ShardLayout:
-    entries: dict[str, object] = {"__metadata__": {"format": "pt"}}
-    spans: list[tuple[int, int]] = []
-    end = 0
-    for job in jobs:
-        begin, end = end, end + nbytes(job)
-        spans.append((begin, end - begin))
-        entries[job.name] = {"dtype": DTYPE_NAMES[job.dtype], "shape": list(job.shape), "data_offsets": [begin, end]}
-    text = json.dumps(entries, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)  # aligned tensors can be mapped
-    header = len(text).to_bytes(8, "little") + text
-    offsets = {job.name: (len(header) + begin, size) for job, (begin, size) in zip(jobs, spans, strict=True)}
-    return ShardLayout(file, tuple(jobs), header, offsets, len(header) + end)
+def layout(checkpoint: Checkpoint) -> Layout:
+    """Return a checkpoint's layout, found once: a search plans hundreds of recipes over the same models."""
+    found = _known.get(checkpoint)
+    if found is None:
+        found = _known[checkpoint] = read_layout([name for name in checkpoint.tensors if not is_derived(name)])
+    return found
+
+
+def read_layout(names: Sequence[str]) -> Layout:
+    """Return the layout of tensors with these names."""
+    counts = layer_counts(names)
+    layers: dict[str, dict[int, list[str]]] = {stack: {} for stack in counts}
+    for name in sorted(names):
+        if parts := split_layer(name):
+            layers[parts[0]].setdefault(parts[1], []).append(name)
+    embedding, head = embedding_name(names), head_name(names)
+    modules = _modules(names, counts)
+    home = next((module for module, held in modules.items() if embedding in held), WHOLE)
+    stacks = {module: _tallest(held, counts) for module, held in modules.items()}
+    if stacks.get(home) is None and "decoder" in modules:
+        home = "decoder"
+    if head is not None:
+        for module in [module for module, held in modules.items() if head in held and module != home]:
+            modules[module].discard(head)
+            if not modules[module]:
+                del modules[module], stacks[module]
+        modules.setdefault(home, set()).add(head)
+        stacks.setdefault(home, None)
+    frozen = {module: frozenset(held) for module, held in modules.items()}
+    return Layout(embedding, head, counts, layers, frozen, stacks, home)
+
+
+def _modules(names: Iterable[str], counts: Mapping[str, int]) -> dict[str, set[str]]:
+    if len(counts) < 2:
+        return {WHOLE: set(names)}
+    paths = [stack.split(".")[:-1] for stack in counts]
+    depth = 0
+    while len({tuple(path[: depth + 1]) for path in paths}) == 1 and all(len(path) > depth + 1 for path in paths):
+        depth += 1
+    modules: dict[str, set[str]] = {}
+    for name in names:
+        path = name.split(".")
+        below = depth if path[:depth] == paths[0][:depth] and len(path) > depth + 1 else 0
+        modules.setdefault(path[below], set()).add(name)
+    return modules
+
+
+def _tallest(names: Iterable[str], counts: Mapping[str, int]) -> str | None:
+    """The stack with the most layers, of equals the one with the most tensors."""
+    sizes: dict[str, int] = {}
+    for name in names:
+        if parts := split_layer(name):
+            sizes[parts[0]] = sizes.get(parts[0], 0) + 1
+    return max(sizes, key=lambda stack: (counts[stack], sizes[stack]), default=None)

@@ -13,17 +13,19 @@ from typing import Any, cast
 
 import torch
 
-from engine.blocks import Block, Slot, Source, output_head, own_names, resolve_blocks, slots, stored_name
+from engine.blocks import Block, Source, resolve_parts
 from engine.chat_template import choose_template, template_files
 from engine.checkpoint import Checkpoint
+from engine.compatibility import check_architectures, check_names, check_parameter_names, check_quantised
 from engine.errors import CheckpointError, RecipeError
 from engine.job import Input, Job
-from engine.lookup import lookup, nearest
+from engine.lookup import lookup
 from engine.methods import METHODS
-from engine.methods.method import Method, Parameter
+from engine.methods.method import Parameter
 from engine.output_config import output_config
 from engine.parameters import Scalar, first_value
 from engine.recipe import Recipe
+from engine.slots import Slot, output_head, slots, stored_name
 from engine.vocabulary import Vocabulary, plan_vocabulary, tokenizer_donor
 
 _SCRATCH = 4
@@ -60,21 +62,23 @@ def plan(recipe: Recipe, checkpoints: Mapping[str, Checkpoint], *, any_architect
     method = lookup(METHODS, recipe.merge_method, "merge method")
     if absent := [name for name in recipe.references if name not in checkpoints]:
         raise RecipeError(f"recipe: {absent[0]} is named but was not opened")
-    blocks = resolve_blocks(recipe, method, checkpoints)
-    _check_parameter_names(recipe, method, blocks)
-    head = output_head(blocks)
-    for block in blocks:
-        if not any_architecture:
-            _check_architectures(block)
-        _check_names(block, head)
+    check_parameter_names(recipe, method)
+    parts = resolve_parts(recipe, method, checkpoints)
+    blocks = [block for part in parts for block in part.blocks]
+    head = output_head(parts)
+    for part in parts:
+        for block in part.blocks:
+            if not any_architecture:
+                check_architectures(block)
+        check_names(part, head)
     vocabulary = plan_vocabulary(recipe, blocks, checkpoints)
-    jobs = tuple(_job(recipe, method, slot, head, vocabulary) for slot in slots(blocks, head))
+    jobs = tuple(_job(recipe, slot, head, vocabulary) for slot in slots(parts, head))
     owner = _owner(recipe, blocks, checkpoints)
     donor = tokenizer_donor(recipe, blocks, checkpoints) or owner
     return Plan(
         recipe=recipe,
         jobs=jobs,
-        config=output_config(owner, donor, blocks, jobs, tied=head is None, vocabulary=vocabulary),
+        config=output_config(owner, donor, parts, jobs, tied=head is None, vocabulary=vocabulary),
         owner=owner,
         donor=donor,
         files=_files(recipe, donor, vocabulary, checkpoints),
@@ -114,76 +118,39 @@ def _peak_bytes(job: Job) -> int:
     return math.prod(job.shape) * job.work_dtype.itemsize * (len(_members(job)) + _SCRATCH)
 
 
-def _check_parameter_names(recipe: Recipe, method: Method, blocks: Sequence[Block]) -> None:
-    known = [parameter.name for parameter in method.parameters]
-    levels: list[tuple[str, Mapping[str, Any]]] = [("recipe", recipe.parameters or {})]
-    for block in blocks:
-        levels += [(block.where, block.parameters)] + [(m.where, m.parameters) for m in block.members]
-    for where, parameters in levels:
-        for name in parameters:
-            # What another method takes is no typo: recipes often keep it when their method is changed.
-            if name not in known and not any(name == p.name for row in METHODS.values() for p in row.parameters):
-                raise RecipeError(
-                    f"{where}: {method.name} has no {name!r}{nearest(name, known)} (known: {', '.join(known)})"
-                )
-
-
-def _check_architectures(block: Block) -> None:
-    lead = block.lead
-    for source in block.members[1:]:
-        for key in ("model_type", "architectures"):
-            here, there = source.checkpoint.config.get(key), lead.checkpoint.config.get(key)
-            if here and there and here != there:
-                raise CheckpointError(
-                    f"{source.where}: {key} is {_listed(here)}, {lead.where} has {_listed(there)};"
-                    " only fine-tunes of one architecture can be merged"
-                )
-
-
-def _listed(value: Any) -> str:
-    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
-
-
-def _check_names(block: Block, head: str | None) -> None:
-    """Whole models must have the same tensors; a missing layer of a slice shows when its job is made."""
-    if block.layers is not None:
-        return
-    names = own_names(block.lead.checkpoint, head)
-    for source in block.members[1:]:
-        there = own_names(source.checkpoint, head)
-        for first, second, what in ((names, there, "lacks"), (there, names, "has")):
-            if extra := sorted(set(first) - set(second)):
-                more = f" and {len(extra) - 1} more tensors" if len(extra) > 1 else ""
-                lead = "which" if what == "lacks" else "and"
-                there_is = "has" if what == "lacks" else "does not"
-                raise CheckpointError(
-                    f"{source.where}: {what} {extra[0]}{more}, {lead} {block.lead.where} {there_is};"
-                    " only fine-tunes of one architecture can be merged"
-                )
-
-
-def _job(recipe: Recipe, method: Method, slot: Slot, head: str | None, vocabulary: Vocabulary | None) -> Job:
+def _job(recipe: Recipe, slot: Slot, head: str | None, vocabulary: Vocabulary | None) -> Job:
     lead = _input(slot, slot.block.lead, head, None, vocabulary)
     inputs = tuple(_input(slot, source, head, lead, vocabulary) for source in slot.block.sources)
     base = _input(slot, slot.block.base, head, lead, vocabulary) if slot.block.base else None
     stored = [m.checkpoint.tensors[m.name].dtype for m in ([base] if base else []) + list(inputs)]
     numbers = all(dtype.is_floating_point for dtype in stored)
-    promoted = stored[0]
-    for dtype in stored[1:]:
-        promoted = torch.promote_types(promoted, dtype)
+    promoted = _promoted(stored)
     out = _dtype(recipe.out_dtype) or _dtype(recipe.dtype) or promoted
     wide = torch.float64 in (promoted, _dtype(recipe.dtype), _dtype(recipe.out_dtype))
     return Job(
         name=slot.name,
-        method=method if numbers else None,
+        method=slot.block.method if numbers else None,
         inputs=inputs,
         base=base,
-        parameters={p.name: _value(recipe, method, slot, p) for p in method.parameters},
+        parameters={p.name: _value(slot, p) for p in slot.block.method.parameters},
         shape=lead.shape,
         dtype=out if numbers else stored[0],
         work_dtype=(torch.float64 if wide else torch.float32) if numbers else stored[0],
         seed=recipe.seed,
     )
+
+
+def _promoted(dtypes: Sequence[torch.dtype]) -> torch.dtype:
+    """The dtype that holds all of them; float8, which torch promotes with nothing, counts as bfloat16."""
+    promoted, *others = [torch.bfloat16 if is_float8(dtype) else dtype for dtype in dtypes]
+    for dtype in others:
+        promoted = torch.promote_types(promoted, dtype)
+    return promoted
+
+
+def is_float8(dtype: torch.dtype) -> bool:
+    """Whether numbers of one byte are stored."""
+    return dtype.is_floating_point and dtype.itemsize == 1
 
 
 def _dtype(name: str | None) -> torch.dtype | None:
@@ -199,8 +166,8 @@ def _input(slot: Slot, source: Source, head: str | None, lead: Input | None, voc
         raise CheckpointError(
             f"{source.where}: has no tensor {name}; only fine-tunes of one architecture can be merged"
         )
-    if info.dtype.is_floating_point and info.dtype.itemsize == 1:
-        raise CheckpointError(f"{source.where}: {name} is stored as {info.dtype}; convert the model to bfloat16 first")
+    if is_float8(info.dtype):
+        check_quantised(source.checkpoint, name, source.where)
     shape = info.shape
     rows = None
     if vocabulary is not None and (rows := vocabulary.rows(source.checkpoint, role, head)) is not None:
@@ -216,28 +183,27 @@ def _input(slot: Slot, source: Source, head: str | None, lead: Input | None, voc
     return Input(source.checkpoint, name, shape, rows, filled if rows is not None else None)
 
 
-def _value(recipe: Recipe, method: Method, slot: Slot, parameter: Parameter) -> Any:
+def _value(slot: Slot, parameter: Parameter) -> Any:
     """Return a parameter's value for one tensor, or a tuple with one for each source."""
-    outer = (slot.block.parameters, recipe.parameters or {})
+    outer = slot.block.levels
     if parameter.scope == "shared":
-        return _typed(first_value(outer, parameter.name, slot.name, slot.position), method, slot, parameter, None)
+        return _typed(first_value(outer, parameter.name, slot.name, slot.position), slot, parameter, None)
     return tuple(
         _typed(
             first_value((source.parameters, *outer), parameter.name, slot.name_in(source), slot.position),
-            method, slot, parameter, source,
+            slot, parameter, source,
         )
         for source in slot.block.sources
     )  # fmt: skip
 
 
-def _typed(
-    value: Scalar | None, method: Method, slot: Slot, parameter: Parameter, source: Source | None
-) -> Scalar | None:
+def _typed(value: Scalar | None, slot: Slot, parameter: Parameter, source: Source | None) -> Scalar | None:
     where = source.where if source else slot.block.where
     if value is None:
         if parameter.required:
             raise RecipeError(
-                f"{where}: no {parameter.name} for {slot.name}; {method.name} needs one; add it under parameters"
+                f"{where}: no {parameter.name} for {slot.name}; {slot.block.method.name} needs one; add it under"
+                " parameters"
             )
         return parameter.default
     try:

@@ -16,14 +16,15 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from engine.architecture import embedding_name
-from engine.blocks import Block, stored_name
+from engine.blocks import Block
 from engine.checkpoint import Checkpoint
 from engine.entries import TokenizerEntry, ZeroRow
 from engine.errors import CheckpointError, RecipeError
 from engine.job import Rows
+from engine.layout import layout
 from engine.recipe import Recipe
 from engine.shard import TensorInfo
+from engine.slots import stored_name
 from engine.tokenizer import extend_tokenizer, read_vocabulary
 
 _Part = tuple[int, torch.Tensor, torch.Tensor, "torch.Tensor | None"]  # model, target, source, weight
@@ -46,7 +47,7 @@ class Vocabulary:
     def rows(self, checkpoint: Checkpoint, role: str, head: str | None) -> tuple[Rows, ...] | None:
         """Return how to put together a model's embedding or head; None for tensors without a row per token."""
         bias = head.removesuffix("weight") + "bias" if head else None
-        if role not in (head, bias, embedding_name(checkpoint.tensors)):
+        if role not in (head, bias, layout(checkpoint).embedding):
             return None
         return tuple(
             Rows(self.models[m], stored_name(self.models[m], role, head), target, source, weight)
@@ -134,7 +135,7 @@ def _plan(
 
 
 def _embedding(model: Checkpoint) -> TensorInfo:
-    name = embedding_name(model.tensors)
+    name = layout(model).embedding
     if name is None:
         raise CheckpointError(
             f"{model.reference}: has no token embedding that we know; remove tokenizer_source and tokenizer"

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 import pytest
 
-from engine.blocks import Block, resolve_blocks
+from engine.blocks import Block, resolve_parts
 from engine.checkpoint import open_checkpoint
 from engine.methods.linear import LINEAR
 from engine.recipe import Recipe
@@ -17,7 +17,7 @@ Make = Callable[..., str]
 def block(kind: Literal["required", "optional", "ignored"], **content: Any) -> Block:
     recipe = Recipe.model_validate({"merge_method": "linear", **content})
     opened = {name: open_checkpoint(name) for name in recipe.references}
-    return resolve_blocks(recipe, replace(LINEAR, base=kind), opened)[0]
+    return resolve_parts(recipe, replace(LINEAR, base=kind), opened)[0].blocks[0]
 
 
 @pytest.mark.parametrize(

@@ -181,3 +181,32 @@ def test_recipes_that_do_not_fit(make: Make) -> None:
     assert "give a number" in refusal(merge_method="linear", models=models(a, weight=True))
     with pytest.raises(RecipeError, match=r"embed_tokens\.weight: linear: the weights .* sum to 0"):
         dict(merge(made(merge_method="linear", models=[*models(a, weight=1), *models(b, weight=-1)])))
+
+
+def test_missing_tensors_are_named_up_to_three(make: Make) -> None:
+    a, b = make("a"), make("b", layers=4)
+    message = refusal(merge_method="linear", models=models(a, b, weight=1))
+    assert "has model.layers.3.input_layernorm.weight, model.layers.3.mlp.up_proj.weight, " in message
+    assert message.count("model.layers.3") == 3
+    assert f"models[1] ({b})" in message
+    c = make("c", layers=9)
+    message = refusal(merge_method="linear", models=models(c, a, weight=1))
+    assert "lacks model.layers.3." in message
+    assert " and 15 more tensors, which models[0]" in message
+
+
+def test_float8_is_read_as_wider_numbers(make: Make) -> None:
+    wide = make("wide", dtype=torch.bfloat16)
+    stored = {name: open_checkpoint(wide).read(name).to(torch.float8_e4m3fn) for name in open_checkpoint(wide).tensors}
+    small = make("small", changes=dict(stored))
+    alone = made(merge_method="linear", models=models(small, weight=1))
+    assert {job.dtype for job in alone.jobs} == {torch.bfloat16}
+    for name, tensor in merge(alone):
+        assert torch.equal(tensor, stored[name].to(torch.bfloat16))
+    mixed = made(merge_method="linear", models=models(small, wide, weight=1), out_dtype="float32")
+    assert {job.dtype for job in mixed.jobs} == {torch.float32}
+    for suffix in ("_scale", "_scale_inv"):
+        scaled = stored | {f"model.layers.0.mlp.up_proj.weight{suffix}": torch.ones(1)}
+        quantised = make(f"quantised{suffix}", changes=dict(scaled))
+        message = refusal(merge_method="linear", models=models(quantised, weight=1))
+        assert f"up_proj.weight is quantised: model.layers.0.mlp.up_proj.weight{suffix} stands beside it" in message
