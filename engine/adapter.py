@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from engine.adapter_config import read_adapter_config, scaling
-from engine.architecture import split_layer
+from engine.architecture import head_name, split_layer
 from engine.errors import CheckpointError
 from engine.shard import TensorInfo
 from engine.weights import open_adapter_weights
@@ -51,6 +51,14 @@ class Adapter:
     def names(self) -> tuple[str, ...]:
         """The names of the tensors that change, as the adapter has them."""
         return tuple(self._found)
+
+    @property
+    def keeps_ties(self) -> bool:
+        """Whether a head that is tied to the embedding shares its delta too, which then is stored twice.
+
+        Asked to keep ties, PEFT does so where it finds them, and leaves the head as it was elsewhere (GPT-2).
+        """
+        return bool(self.config.get("ensure_weight_tying")) and head_name(self._found) is not None
 
     def _deltas(self) -> dict[str, Delta]:
         """Return what happens to which tensor, sorted by name."""
@@ -99,6 +107,8 @@ class Adapter:
         deltas: dict[str, Delta] = {}
         for name, delta in self._found.items():
             own = _name_in(tensors, name)
+            if own is None and self.keeps_ties and head_name([name]):
+                continue  # the embedding's delta once more
             if own is None or own in deltas:
                 raise CheckpointError(
                     f"{self.folder}: changes {name}, which the base does not store; merge it with PEFT, or name its"

@@ -11,15 +11,13 @@ from typing import Any
 import torch
 
 from engine.adapter import Adapter, Delta
-from engine.architecture import split_layer
 from engine.companions import code, companions
 from engine.errors import CheckpointError
 from engine.json_file import read_object
 from engine.own_files import check_own
-from engine.pickled import PickledShard
 from engine.reference import parse_reference, resolve
-from engine.shard import TensorInfo
-from engine.weights import AnyShard, open_weights
+from engine.ties import untied_head, without_tie, without_twins
+from engine.weights import open_weights
 
 
 class Checkpoint:
@@ -31,14 +29,21 @@ class Checkpoint:
         self.folder = folder
         check_own(folder, [folder / "config.json", *companions(folder), *code(folder)])
         self.config: dict[str, Any] = _read_config(reference, folder)
-        self._shards = _without_ties(self.config, open_weights(reference, folder))
-        self.tensors: Mapping[str, TensorInfo] = {name: s.tensors[name] for name, s in sorted(self._shards.items())}
+        self._shards = without_twins(self.config, open_weights(reference, folder))
+        self.tensors = {name: s.tensors[name] for name, s in sorted(self._shards.items())}
         if not self.tensors:
             raise CheckpointError(
                 f"{reference}: its file of weights holds no tensors; download or save the model again"
             )
         self.adapter = adapter
-        self._deltas: dict[str, Delta] = adapter.fit(self.tensors) if adapter else {}
+        self._aliases: Mapping[str, str] = {}
+        self._deltas: Mapping[str, Delta] = {}
+        if adapter is not None:
+            self._aliases = untied_head(self.config, self.tensors, adapter.names, adapter.keeps_ties)
+            if self._aliases:
+                self.config = without_tie(self.config)
+                self.tensors = self.tensors | {name: self.tensors[own] for name, own in self._aliases.items()}
+            self._deltas = adapter.fit(self.tensors)
         self._fingerprint: str | None = None
 
     def read(self, name: str, rows: slice | None = None) -> torch.Tensor:
@@ -47,12 +52,17 @@ class Checkpoint:
         With `rows` (a slice without a step), only those along the first dimension, with the same bits. Raises
         CheckpointError for a name that is not in `tensors`.
         """
-        if name not in self._shards:
+        if name not in self.tensors:
             raise CheckpointError(f"{self.reference}: has no tensor {name}; name one that the model stores")
-        stored = self._shards[name].read(name)
+        own = self._aliases.get(name, name)
+        stored = self._shards[own].read(own)
         if self.adapter is not None and name in self._deltas:
             return self.adapter.apply(self._deltas[name], stored, rows)
         return stored if rows is None else stored[rows]
+
+    def adapts(self, name: str) -> bool:
+        """Whether an adapter changes the tensor, which is then read as float32."""
+        return name in self._deltas
 
     def fingerprint(self) -> str:
         """Return the sha256 over all that the model is: weights, adapter, config.json, tokenizer, its own code.
@@ -99,20 +109,6 @@ def _read_config(reference: str, folder: Path) -> dict[str, Any]:
         kind = quantised.get("quant_method", "unknown") if isinstance(quantised, dict) else quantised
         raise CheckpointError(f"{reference}: is quantised ({kind}); merge the model it was quantised from")
     return config
-
-
-def _without_ties(config: dict[str, Any], shards: dict[str, AnyShard]) -> dict[str, AnyShard]:
-    """Leave away what is tied to an embedding: .bin files list it twice, safetensors files once."""
-    if config.get("tie_word_embeddings") is False:
-        return shards
-    pickled = {id(shard): shard for shard in shards.values() if isinstance(shard, PickledShard)}
-    tied = {
-        name
-        for shard in pickled.values()
-        for name, first in shard.aliases().items()
-        if split_layer(name) is None and split_layer(first) is None
-    }
-    return {name: shard for name, shard in shards.items() if name not in tied}
 
 
 def _hash_file(path: Path) -> str:
