@@ -9,15 +9,16 @@ part of a name: the part at which the names of the stacks part ways. So `model.l
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from engine.architecture import embedding_name, head_name, is_derived, layer_counts, split_layer
+from engine.architecture import embedding_name, head_name, is_derived, layer_counts, renumber, split_layer
 from engine.checkpoint import Checkpoint
 
 WHOLE = "default"
 """The module of a model that has only one, as mergekit calls it."""
 
+_SHARED = "relative_attention_bias.weight"
 _ALIASES = (
     ("text_decoder", "text_model", "language_model", "text", "llm"),
     ("vision_tower", "vision_model", "vision_encoder", "visual", "vision"),
@@ -32,7 +33,7 @@ class Layout:
     """A checkpoint's tensors, derived buffers left out.
 
     `layers`: stack -> layer -> names. `modules`: module -> names. `stacks`: module -> its tallest stack, None for one
-    without layers.
+    without layers. `shared`: what stands in a stack's first layer for all of them.
     """
 
     embedding: str | None
@@ -42,10 +43,11 @@ class Layout:
     modules: Mapping[str, frozenset[str]]
     stacks: Mapping[str, str | None]
     head_module: str
+    shared: frozenset[str]
 
     def holds(self, module: str | None, name: str) -> bool:
-        """Whether a module has a tensor; None is the whole model. A head that is not stored counts as stored."""
-        return module is None or name in self.modules[module] or (self.head is None and module == self.head_module)
+        """Whether a module has a stored tensor; None is the whole model."""
+        return module is None or name in self.modules[module]
 
     def find(self, wanted: str) -> str | None:
         """Return the module that goes by a name: its own, or one of the names in use for its kind."""
@@ -78,6 +80,7 @@ def read_layout(names: Sequence[str]) -> Layout:
     for name in sorted(names):
         if parts := split_layer(name):
             layers[parts[0]].setdefault(parts[1], []).append(name)
+    stored = frozenset(names)
     embedding, head = embedding_name(names), head_name(names)
     modules = _modules(names, counts)
     home = next((module for module, held in modules.items() if embedding in held), WHOLE)
@@ -92,7 +95,14 @@ def read_layout(names: Sequence[str]) -> Layout:
         modules.setdefault(home, set()).add(head)
         stacks.setdefault(home, None)
     frozen = {module: frozenset(held) for module, held in modules.items()}
-    return Layout(embedding, head, counts, layers, frozen, stacks, home)
+    shared = frozenset(name for name in names if _is_shared(name, stored))
+    return Layout(embedding, head, counts, layers, frozen, stacks, home, shared)
+
+
+def _is_shared(name: str, names: Container[str]) -> bool:
+    """T5's position biases: stored with the first layer, used by all."""
+    parts = split_layer(name) if name.endswith(_SHARED) else None
+    return parts is not None and parts[1] == 0 and renumber(name, 1) not in names
 
 
 def _modules(names: Iterable[str], counts: Mapping[str, int]) -> dict[str, set[str]]:

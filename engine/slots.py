@@ -56,7 +56,7 @@ def own_names(checkpoint: Checkpoint, module: str | None, head: str | None) -> l
         return []
     names = [name for held in there.modules.values() for name in held] if module is None else there.modules[module]
     own = sorted(name for name in names if name != there.head)
-    return [*own, head] if head is not None and there.holds(module, there.head or head) else own
+    return [*own, head] if head is not None and module in (None, there.head_module) else own
 
 
 def slots(parts: Sequence[Part], head: str | None) -> Iterator[Slot]:
@@ -75,8 +75,9 @@ def _outer(part: Part, block: Block, head: str | None, *, before: bool) -> Itera
     for name in sorted(own_names(block.lead.checkpoint, part.module, head)):
         parts = split_layer(name)
         # Slices renumber one stack; what has numbers of its own beside it, such as a projector, stays as it is.
-        outer = parts is None or (block.layers is not None and parts[0] != part.stack)
-        if outer and is_before_layers(name) == before:
+        shared = name in layout(block.lead.checkpoint).shared
+        outer = parts is None or (block.layers is not None and (shared or parts[0] != part.stack))
+        if outer and (shared or is_before_layers(name)) == before:
             yield Slot(name, block, None, gradient_position(None, 0))
 
 
@@ -86,7 +87,7 @@ def _inner(part: Part, block: Block, below: int) -> Iterator[Slot]:
         for offset in range(block.layers):
             position = gradient_position(offset, block.layers)
             for name in there.layers[part.stack or ""].get(first + offset, ()):
-                if name != there.head:
+                if name not in there.shared:
                     yield Slot(renumber(name, below + offset), block, offset, position)
         return
     for stack in sorted(there.layers):
