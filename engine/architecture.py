@@ -16,9 +16,18 @@ _EMBEDDINGS = (
     "word_embeddings.weight",
     "embed_in.weight",
     "tok_embeddings.weight",
+    "tokens_embed.weight",
+    "embeddings.weight",
+    "shared.weight",
 )
-_HEADS = ("lm_head.weight", "embed_out.weight")
-_DERIVED = ("rotary_emb.inv_freq", "attn.masked_bias")
+_HEADS = (
+    "lm_head.weight",
+    "embed_out.weight",
+    "proj_out.weight",
+    "lm_head.decoder.weight",
+    "predictions.decoder.weight",
+)
+_DERIVED = ("rotary_emb.inv_freq", "attn.masked_bias", "attention.masked_bias", "embeddings.position_ids")
 
 
 @lru_cache(maxsize=1 << 16)
@@ -55,17 +64,23 @@ def outer_names(names: Iterable[str]) -> tuple[str, ...]:
 
 def embedding_name(names: Iterable[str]) -> str | None:
     """Return the name of the token embedding."""
-    return next((name for name in outer_names(names) if name.endswith(_EMBEDDINGS)), None)
+    return next((name for name in outer_names(names) if _is_one_of(name, _EMBEDDINGS)), None)
 
 
 def head_name(names: Iterable[str]) -> str | None:
     """Return the name of the output head; None where it is tied to the embedding and not stored."""
-    return next((name for name in outer_names(names) if name.endswith(_HEADS) or name == "output.weight"), None)
+    return next((name for name in outer_names(names) if _is_one_of(name, _HEADS) or name == "output.weight"), None)
+
+
+def _is_one_of(name: str, known: tuple[str, ...]) -> bool:
+    """Whether a name ends with a known one; whole parts, as `position_embeddings` is no `embeddings`."""
+    return f".{name}".endswith(tuple(f".{each}" for each in known))
 
 
 def is_before_layers(name: str) -> bool:
     """Whether an outer tensor comes before the layers (embeddings), not after (final norm, head)."""
-    return name.endswith(("wte.weight", "wpe.weight")) or ("embed" in name and "embed_out" not in name)
+    after = "embed_out" in name or "embedding_norm" in name  # a head, and the name of LFM2's last norm
+    return name.endswith(("wte.weight", "wpe.weight", "shared.weight")) or ("embed" in name and not after)
 
 
 def is_derived(name: str) -> bool:
