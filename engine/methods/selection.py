@@ -3,6 +3,10 @@
 An element's rank is by (value, position), and of equal values the one with the *earlier* position ranks higher. So the
 k largest contain the first of those that equal the smallest kept one, in TIES, breadcrumbs, SCE and DELLA alike.
 Positions are flat, in row-major order.
+
+Tensors below `SORT_BELOW` elements are the exception in TIES, breadcrumbs and SCE: there equal values are ranked as
+torch's sort on the CPU happens to leave them, which is what mergekit does for tensors of all sizes. Differences of
+bfloat16 tensors have so many equal magnitudes that small merges would visibly differ from mergekit's by the rule above.
 """
 
 from __future__ import annotations
@@ -18,13 +22,33 @@ CHUNK = 1 << 20
 """Elements counted at once: bincount takes 8 bytes for each."""
 
 
+SORT_BELOW = 1 << 13
+"""Elements below which a sort costs no more than a selection."""
+
+
 def largest(values: torch.Tensor, k: int) -> torch.Tensor:
     """Return the mask of the k largest of non-negative `values`, of their shape; exactly k are True (0 <= k <= n)."""
     flat = values.flatten()
-    if k <= 0 or k >= flat.numel():
+    n = flat.numel()
+    if k <= 0 or k >= n:
         return torch.full_like(values, k > 0, dtype=torch.bool)
+    if n < SORT_BELOW:
+        return _places(torch.argsort(flat.cpu(), descending=True)[:k], values)
     mask = torch.from_numpy(_largest(flat.numpy(), k)) if flat.device.type == "cpu" else _largest_by_topk(flat, k)
     return mask.view(values.shape)
+
+
+def below_largest(values: torch.Tensor, top: int, k: int) -> torch.Tensor:
+    """Return the mask of the k largest of non-negative `values` that are not among the `top` largest."""
+    n = values.numel()
+    if n < SORT_BELOW:
+        return _places(torch.argsort(values.flatten().cpu())[n - top - k : n - top], values)
+    return largest(values, top + k) & ~largest(values, top)
+
+
+def _places(places: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+    mask = torch.zeros(like.numel(), dtype=torch.bool).index_fill_(0, places, True)
+    return mask.view(like.shape).to(like.device)
 
 
 def _largest(values: Array, k: int) -> Array:
