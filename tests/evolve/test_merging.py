@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +16,7 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
+from evolve.cli import app
 from evolve.errors import ConfigError
 from evolve.merge_options import parse_size
 
@@ -126,6 +129,16 @@ def test_mergekits_options_do_what_they_do_there(tmp_path: Path) -> None:
     assert "cache" not in names(tmp_path)
 
 
+def test_the_page_lists_every_option() -> None:
+    page = (ROOT / "docs" / "merging.md").read_text()
+    command = next(each for each in app.registered_commands if each.callback and each.callback.__name__ == "merge")
+    assert command.callback is not None
+    listed = {word for span in re.findall(r"`([^`]+)`", page) for word in re.split(r"[ ,]+", span)}
+    for name in list(inspect.signature(command.callback).parameters)[2:]:
+        option = "--" + name.replace("_", "-")
+        assert listed & {option, option.replace("--", "--no-", 1)}, f"docs/merging.md does not speak of {option}"
+
+
 def test_architectures_mix_only_on_demand(tmp_path: Path) -> None:
     other = tmp_path / "other"
     other.mkdir()
@@ -138,6 +151,30 @@ def test_architectures_mix_only_on_demand(tmp_path: Path) -> None:
     (refused, _, err), (done, _, _) = merges([path, "x"], [path, "x", "--allow-crimes"], cwd=tmp_path)
     assert (refused, done) == (2, 0)
     assert "architectures is OwnForCausalLM" in err
+
+
+def test_a_merge_imports_no_more_than_it_needs(tmp_path: Path) -> None:
+    script = "import sys\nfrom evolve.cli import app\ntry:\n    app(sys.argv[1:])\nfinally:\n    print(*sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", script, "merge", recipe(tmp_path), str(tmp_path / "out")],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    imported = set(done.stdout.splitlines()[-1].split())
+    assert "torch" in imported
+    for name in (
+        "transformers",
+        "huggingface_hub",
+        "safetensors",
+        "ray",
+        "optuna",
+        "lm_eval",
+        "rich.progress",
+        "scipy",
+    ):
+        assert name not in imported
 
 
 def test_what_cannot_be_done_is_said(tmp_path: Path) -> None:
