@@ -8,35 +8,38 @@ import yaml
 
 from engine.errors import CheckpointError
 from engine.methods import METHODS
-from engine.recipe import Recipe
+from engine.plan import Plan
 from engine.reference import parse_reference
 
 
-def model_card(recipe: Recipe) -> str:
-    """Return Markdown: what was merged, how, and the recipe."""
-    hub_ids = [name for reference in recipe.references if (name := _hub_id(reference))]
+def model_card(plan: Plan) -> str:
+    """Return Markdown: what was merged, how, and the recipe, with those of models that were merged on the way."""
+    recipes = (*plan.earlier, plan.recipe)
+    made = [recipe.name for recipe in plan.earlier]
+    named = dict.fromkeys(name for recipe in recipes for name in recipe.references if name.split("+")[0] not in made)
+    hub_ids = [name for reference in named if (name := _hub_id(reference))]
     metadata: dict[str, object] = {
         "library_name": "transformers",
         "tags": ["merge", "merge-evolve", "mergekit"],
     }
     if hub_ids:
         metadata["base_model"] = hub_ids
-    paper = METHODS[recipe.merge_method].paper
-    models = "\n".join(f"- `{reference}`" for reference in recipe.references)
+    methods = [f"`{name}` ({METHODS[name].paper})" for name in dict.fromkeys(recipe.merge_method for recipe in recipes)]
+    models = "\n".join(f"- `{reference}`" for reference in named)
     front = yaml.safe_dump(metadata, sort_keys=False)
     return f"""---
 {front}---
 
-# A merge of {len(recipe.references)} model{"s"[: len(recipe.references) != 1]}
+# A merge of {len(named)} model{"s"[: len(named) != 1]}
 
-Made with merge-evolve by the method `{recipe.merge_method}` ({paper}).
+Made with merge-evolve by the method{"s"[: len(methods) != 1]} {", ".join(methods)}.
 
 {models}
 
 The recipe, which mergekit reads too (`merge_recipe.yaml`):
 
 ```yaml
-{recipe.to_yaml()}```
+{plan.recipe_text}```
 """
 
 

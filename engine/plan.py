@@ -28,6 +28,8 @@ from engine.recipe import Recipe
 from engine.slots import Slot, output_head, slots, stored_name
 from engine.vocabulary import Vocabulary, plan_vocabulary, tokenizer_donor
 
+SMALL = 1 << 18
+"""Elements up to which loading (or, the first time, compiling) kernels takes longer than they save."""
 _SCRATCH = 4
 """Tensors of working size that a method holds besides its inputs, at most."""
 
@@ -38,7 +40,8 @@ class Plan:
 
     `config` is the output's config.json, made from that of `owner`, whose code (if it has any) is copied too. `donor`
     is the model whose tokenizer and generation settings are copied;
-    `files` replaces some of them (None: leave it away). Sizes are in bytes; `peak_bytes` is the largest job's memory.
+    `files` replaces some of them (None: leave it away). `earlier` are the recipes of models that were merged for this.
+    Sizes are in bytes; `peak_bytes` is the largest job's memory.
     """
 
     recipe: Recipe
@@ -50,6 +53,17 @@ class Plan:
     read_bytes: int
     write_bytes: int
     peak_bytes: int
+    earlier: tuple[Recipe, ...] = ()
+
+    @property
+    def recipe_text(self) -> str:
+        """All recipes that made this, as YAML: a document each, the last one's result being the output."""
+        return "---\n".join(recipe.to_yaml() for recipe in (*self.earlier, self.recipe))
+
+    @property
+    def kernels(self) -> bool:
+        """Whether the result is large enough for loading the kernels to pay; both ways give the same bits."""
+        return sum(math.prod(job.shape) for job in self.jobs) > SMALL
 
 
 def plan(recipe: Recipe, checkpoints: Mapping[str, Checkpoint], *, any_architecture: bool = False) -> Plan:

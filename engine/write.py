@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import shutil
+import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from engine import unfinished
 from engine.checkpoint import open_checkpoint
 from engine.companions import code, companions
 from engine.errors import CheckpointError, OutputError, RecipeError
+from engine.execute import Executor
 from engine.model_card import model_card as card_of
 from engine.plan import Plan, plan
 from engine.recipe import Recipe
@@ -105,7 +107,8 @@ def write_checkpoint(
             try:
                 check_disk(folder.parent, sum(shard.size for shard in shards if shard.file not in kept))
                 _write_files(plan, partial, copy_tokenizer, model_card)
-                _write_weights(shards, kept, partial, device, progress)
+                executor = Executor(device=device, kernels=plan.kernels)
+                _write_weights(shards, kept, partial, executor, progress)
                 _move_into_place(partial, folder)
             except (RecipeError, CheckpointError):  # the same start would fail again
                 shutil.rmtree(partial, ignore_errors=True)
@@ -135,28 +138,31 @@ def _write_files(plan: Plan, folder: Path, copy_tokenizer: bool, model_card: boo
         if content is not None:
             (folder / name).write_bytes(content)
     (folder / "config.json").write_text(json.dumps(plan.config, indent=2) + "\n", encoding="utf-8")
-    (folder / RECIPE_FILE).write_text(plan.recipe.to_yaml(), encoding="utf-8")
+    (folder / RECIPE_FILE).write_text(plan.recipe_text, encoding="utf-8")
     if model_card:
-        (folder / "README.md").write_text(card_of(plan.recipe), encoding="utf-8")
+        (folder / "README.md").write_text(card_of(plan), encoding="utf-8")
 
 
 def _write_weights(
-    shards: Sequence[ShardLayout], kept: frozenset[str], folder: Path, device: str, progress: Progress | None
+    shards: Sequence[ShardLayout], kept: frozenset[str], folder: Path, executor: Executor, progress: Progress | None
 ) -> None:
     total = sum(shard.tensor_bytes for shard in shards)
     done = sum(shard.tensor_bytes for shard in shards if shard.file in kept)
 
+    lock = threading.Lock()
+
     def advance(size: int) -> None:
         nonlocal done
-        done += size
-        if progress is not None:
-            progress(done, total)
+        with lock:
+            done += size
+            if progress is not None:
+                progress(done, total)
 
     advance(0)
     for shard in shards:
         if shard.file not in kept:
             growing = folder / f"{shard.file}.tmp"
-            write_shard(shard, growing, device, advance)
+            write_shard(shard, growing, executor, advance)
             growing.rename(folder / shard.file)
     if len(shards) > 1:
         (folder / INDEX_FILE).write_text(index(shards), encoding="utf-8")
