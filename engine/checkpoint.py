@@ -13,11 +13,14 @@ import torch
 from engine.adapter import Adapter, Delta
 from engine.companions import code, companions
 from engine.errors import CheckpointError
-from engine.json_file import read_object
+from engine.model_config import read_config
 from engine.own_files import check_own
 from engine.reference import parse_reference, resolve
 from engine.ties import untied_head, without_tie, without_twins
 from engine.weights import open_weights
+
+_BESIDE_LIMIT = 256 << 20
+"""Bytes of a file beside the weights; the largest tokenizers have about 40 MB."""
 
 
 class Checkpoint:
@@ -27,8 +30,8 @@ class Checkpoint:
         """Read the configuration and the headers. Raises CheckpointError naming the model."""
         self.reference = reference
         self.folder = folder
-        check_own(folder, [folder / "config.json", *companions(folder), *code(folder)])
-        self.config: dict[str, Any] = _read_config(reference, folder)
+        check_own(folder, [folder / "config.json", *companions(folder), *code(folder)], limit=_BESIDE_LIMIT)
+        self.config: dict[str, Any] = read_config(reference, folder)
         self._shards = without_twins(self.config, open_weights(reference, folder))
         self.tensors = {name: s.tensors[name] for name, s in sorted(self._shards.items())}
         if not self.tensors:
@@ -96,19 +99,6 @@ def nonfinite(checkpoint: Checkpoint) -> str | None:
             if values.numel() and not bool(torch.isfinite(values).all()):
                 return name
     return None
-
-
-def _read_config(reference: str, folder: Path) -> dict[str, Any]:
-    path = folder / "config.json"
-    if not path.exists():
-        if (folder / "adapter_config.json").is_file():
-            raise CheckpointError(f"{reference}: is an adapter, not a model; write BASE+{reference}")
-        raise CheckpointError(f"{reference}: has no config.json; name the folder of a model in Hugging Face's format")
-    config = read_object(path, reference)
-    if quantised := config.get("quantization_config"):
-        kind = quantised.get("quant_method", "unknown") if isinstance(quantised, dict) else quantised
-        raise CheckpointError(f"{reference}: is quantised ({kind}); merge the model it was quantised from")
-    return config
 
 
 def _hash_file(path: Path) -> str:

@@ -5,7 +5,8 @@ Every message is one line per problem: *where: what, with the value; what to do*
     EngineError
     ├── RecipeError        the recipe's text, its parameters, or a recipe that does not fit its models
     │   └── UnknownName    a name that is in none of our tables (see `engine.lookup`)
-    ├── CheckpointError    a model that is missing, malformed, or of another architecture; a merge that is not finite
+    ├── CheckpointError    a model that is missing, malformed, or of another architecture
+    │   └── NonFiniteError a merged tensor that holds NaN or infinity
     └── OutputError        the target folder: not ours, no space, no permission
 """
 
@@ -24,6 +25,10 @@ class UnknownName(RecipeError):
 
 class CheckpointError(EngineError):
     """A model cannot be found or read, or does not fit the others."""
+
+
+class NonFiniteError(CheckpointError):
+    """A merged tensor holds NaN or infinity; the message says which model does, or that none does."""
 
 
 class OutputError(EngineError):

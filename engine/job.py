@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -33,6 +34,17 @@ class Input:
     shape: tuple[int, ...]
     rows: tuple[Rows, ...] | None = None
     filled: int | None = None  # rows before the padding, each row of which is their mean; None without padding
+
+    @property
+    def mapped(self) -> bool:
+        """Whether its bytes stand in a file just as kernels read them: bfloat16 or float32, changed by no adapter."""
+        dtype = self.checkpoint.tensors[self.name].dtype
+        return self.rows is None and dtype in (torch.bfloat16, torch.float32) and not self.checkpoint.adapts(self.name)
+
+    @property
+    def float_bytes(self) -> int:
+        """Its size in float32."""
+        return 4 * math.prod(self.shape)
 
     def read(self, dtype: torch.dtype, device: str) -> torch.Tensor:
         """Return the tensor in `dtype` on `device`; possibly a view of the file, never to be written to."""

@@ -1,43 +1,66 @@
-"""Executing a plan. The candidate that is scored and the checkpoint that is written both come from here."""
+"""Merging into memory. The candidate that is scored and the checkpoint that is written come from the same executor."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import torch
 
-from engine.errors import CheckpointError, RecipeError
+from engine.execute import Executor
 from engine.job import Job
+from engine.kept import Kept
 from engine.plan import Plan
 
 
 def merge(plan: Plan, device: str = "cpu") -> Iterator[tuple[str, torch.Tensor]]:
     """Yield (name, tensor) for every job, in the plan's output dtypes, on `device`.
 
-    The tensors are the caller's: none is a view of an input. Raises RecipeError, CheckpointError.
+    The tensors are the caller's: none is a view of an input. Raises RecipeError, CheckpointError, NonFiniteError.
     """
+    executor = Executor(device=device, kernels=plan.kernels)
     for job in plan.jobs:
-        yield job.name, run(job, device)
+        made = _Tensors()
+        executor.run([job], made)
+        yield job.name, made.tensors[job.name].view(job.shape)
 
 
-@torch.no_grad()
-def run(job: Job, device: str = "cpu") -> torch.Tensor:
-    """Return one output tensor. A function of the job alone, whatever ran before it."""
-    inputs = [member.read(job.work_dtype, device) for member in job.inputs]
-    base = job.base.read(job.work_dtype, device) if job.base else None
-    if job.method is None:
-        return _copy(job, [*([base] if base is not None else []), *inputs])
-    try:
-        merged = job.method.reference(inputs, base, job.parameters, job.key)
-    except RecipeError as error:
-        raise RecipeError(f"{job.name}: {error}") from None
-    merged = merged.to(job.dtype)
-    if any(merged.data_ptr() == tensor.data_ptr() for tensor in inputs):
-        merged = merged.clone()  # may be a view of a read-only file
-    return merged
+def merge_into(plan: Plan, targets: Mapping[str, torch.Tensor], *, device: str, kept: Kept | None = None) -> None:
+    """Set `targets`, by name, to the merged tensors; each has its job's shape, and is contiguous, of any dtype.
+
+    `kept` serves all candidates over the same models. Raises as `merge` does; the targets then hold anything.
+    """
+    Executor(device=device, kernels=plan.kernels, kept=kept).run(plan.jobs, _Targets(targets))
 
 
-def _copy(job: Job, tensors: list[torch.Tensor]) -> torch.Tensor:
-    if not all(torch.equal(tensor, tensors[0]) for tensor in tensors[1:]):
-        raise CheckpointError(f"{job.name}: holds {job.dtype}, which cannot be merged, and differs between the models")
-    return tensors[0].clone()
+class _Tensors:
+    """A sink that makes its tensors itself."""
+
+    def __init__(self) -> None:
+        self.tensors: dict[str, torch.Tensor] = {}
+
+    def room(self, job: Job, begin: int, end: int) -> torch.Tensor:
+        if job.name not in self.tensors:
+            self.tensors[job.name] = torch.empty(job.shape, dtype=job.dtype).flatten()
+        return self.tensors[job.name][begin:end]
+
+    def put(self, job: Job, begin: int, merged: torch.Tensor) -> None:
+        if job.name not in self.tensors:
+            self.tensors[job.name] = merged
+
+
+class _Targets:
+    """A sink over tensors that are there: words go straight into those of the job's dtype on the CPU."""
+
+    def __init__(self, targets: Mapping[str, torch.Tensor]) -> None:
+        self._targets = targets
+
+    def room(self, job: Job, begin: int, end: int) -> torch.Tensor:
+        target = self._targets[job.name]
+        if target.dtype == job.dtype and target.device.type == "cpu":
+            return target.detach().view(-1)[begin:end]
+        return torch.empty(end - begin, dtype=job.dtype)
+
+    def put(self, job: Job, begin: int, merged: torch.Tensor) -> None:
+        part = self._targets[job.name].detach().view(-1)[begin : begin + merged.numel()]
+        if part.data_ptr() != merged.data_ptr():
+            part.copy_(merged)

@@ -8,32 +8,40 @@ from pathlib import Path
 
 import torch
 
-from engine.errors import CheckpointError
-from engine.merge import run
+from engine.execute import Executor
+from engine.job import Job
 from engine.shard_layout import ShardLayout
 
 
-def write_shard(shard: ShardLayout, path: Path, device: str, advance: Callable[[int], None]) -> None:
+def write_shard(shard: ShardLayout, path: Path, executor: Executor, advance: Callable[[int], None]) -> None:
     """Merge a shard's tensors into the file `path`, which is on the disk when this returns.
 
-    `advance` is called with the bytes of each tensor that was written. Raises CheckpointError, RecipeError and OSError;
-    the file is then left as it is.
+    `advance` is called with the bytes of each piece that was written, by any thread. Raises CheckpointError,
+    RecipeError and OSError; the file is then left as it is.
     """
     with path.open("wb") as file:
         file.truncate(shard.size)  # offsets are fixed: the file has its whole length before its content
         file.write(shard.header)
-        for job in shard.jobs:
-            begin, size = shard.offsets[job.name]
-            merged = run(job, device)
-            # A sum is finite only if every term is, and costs one pass; float64 has room for any sum of finite terms.
-            if merged.is_floating_point() and not torch.isfinite(merged.sum(dtype=torch.float64)):
-                raise CheckpointError(
-                    f"{job.name}: has NaN or infinite weights after the merge; see that its models have none and that"
-                    " weights are not huge"
-                )
-            if size:
-                file.seek(begin)
-                file.write(merged.cpu().contiguous().flatten().view(torch.uint8).numpy().data)
-            advance(size)
         file.flush()
+        executor.run(shard.jobs, _File(file.fileno(), shard, advance))
         os.fsync(file.fileno())
+
+
+class _File:
+    """A sink at fixed offsets of an open file."""
+
+    def __init__(self, descriptor: int, shard: ShardLayout, advance: Callable[[int], None]) -> None:
+        self._descriptor, self._shard, self._advance = descriptor, shard, advance
+
+    def room(self, job: Job, begin: int, end: int) -> torch.Tensor:
+        return torch.empty(end - begin, dtype=job.dtype)
+
+    def put(self, job: Job, begin: int, merged: torch.Tensor) -> None:
+        if not merged.numel():
+            return
+        content = merged.cpu().contiguous().view(torch.uint8).numpy().data
+        at = self._shard.offsets[job.name][0] + begin * job.dtype.itemsize
+        while content:
+            written = os.pwrite(self._descriptor, content, at)
+            content, at = content[written:], at + written
+            self._advance(written)

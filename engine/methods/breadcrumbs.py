@@ -8,8 +8,7 @@ from typing import Any
 import torch
 
 from engine.methods.method import Method, Parameter, Rng
-from engine.methods.selection import largest
-from engine.methods.task_vectors import DENSITY, WEIGHT, Sparsifier, masked, merge_task_vectors, shared_parameters
+from engine.methods.task_vectors import DENSITY, WEIGHT, Sparsifier, keep_band, merge_task_vectors, shared_parameters
 
 GAMMA = Parameter(
     "gamma", 0.01, "share of the largest elements that is dropped", 0.0, 0.1, "non_base", least=0.0, most=1.0
@@ -26,18 +25,6 @@ def breadcrumbs(
 def band_sparsifier(p: Mapping[str, Any]) -> Sparsifier:
     """Return the sparsifier that keeps a band of magnitudes."""
     return lambda delta, i: keep_band(delta, p["density"][i], p["gamma"][i])
-
-
-def keep_band(delta: torch.Tensor, density: float, gamma: float) -> torch.Tensor:
-    """Return delta with t = int(density n) elements: those below the int(gamma n) largest magnitudes.
-
-    The density comes first: if it is more than 1 - gamma, fewer of the largest are dropped. Ties as in `selection`.
-    """
-    n = delta.numel()
-    kept, top = int(density * n), int(gamma * n)
-    top = min(top, n - kept)
-    magnitude = delta.abs()
-    return masked(delta, largest(magnitude, top + kept) & ~largest(magnitude, top))
 
 
 BREADCRUMBS = Method(

@@ -26,6 +26,11 @@ def words(key: int, start: int, count: int, device: torch.device) -> torch.Tenso
     return _mix((x + (key >> 32) + 0x9E3779B9 * (position >> 32)) & LOW)
 
 
+def upper_word(key: int, position: int) -> int:
+    """Return what is added between the two mixings: the same for all positions with one upper half."""
+    return ((key >> 32) + 0x9E3779B9 * (position >> 32)) & LOW
+
+
 def _mix(x: torch.Tensor) -> torch.Tensor:
     """Return triple32(x), in place; x is int64 and holds 32-bit words: products may wrap, their lower half is right."""
     for shift, factor in ((17, 0xED5AD4BB), (11, 0xAC4C1B51), (15, 0x31848BAB)):

@@ -20,7 +20,7 @@ def task_arithmetic(
 
 
 def _coefficients(gram: Array, p: Mapping[str, Any]) -> Sequence[float]:
-    return factors(p)
+    return factors(p, [1.0] * len(p["weight"]))
 
 
 COMBINATION = Combination("deltas", _coefficients, gram=False)

@@ -17,10 +17,7 @@ import torch
 from engine.methods.combination import needed, weighted_sum
 from engine.methods.draws import keep_share
 from engine.methods.method import INT8_MASK, Parameter, Rng
-from engine.methods.selection import largest
-
-SORT_BELOW = 1 << 13
-"""Elements below which a sort costs no more than a selection."""
+from engine.methods.selection import below_largest, largest
 
 Sparsifier = Callable[[torch.Tensor, int], torch.Tensor]
 """(delta, source position) -> delta with elements dropped; called for 0 < density < 1 and n > 0 only."""
@@ -57,38 +54,60 @@ def merge_task_vectors(
     below 1e-8 counts as 1.
     """
     base = needed(base)
-    deltas = [_sparsified(x - base, p, i, sparsify) for i, x in enumerate(tensors)]
+    kept, ratios = zip(*(_sparsified(x - base, p, i, sparsify) for i, x in enumerate(tensors)), strict=True)
     if not consensus:
-        return weighted_sum(factors(p), deltas).add_(base)
+        return weighted_sum(factors(p, ratios), kept).add_(base)
     w = p["weight"]
-    mixed = sum_of_agreeing([delta.mul_(w_i) for delta, w_i in zip(deltas, w, strict=True)], w, p["normalize"])
+    terms = [delta.mul_(w_i * ratio) for delta, w_i, ratio in zip(kept, w, ratios, strict=True)]
+    mixed = sum_of_agreeing(terms, w, p["normalize"])
     if p["lambda"] != 1.0:
         mixed.mul_(p["lambda"])
     return mixed.add_(base)
 
 
-def factors(p: Mapping[str, Any]) -> list[float]:
-    """Return w_i lambda, or w_i lambda / sum_i w_i with `normalize`: without consensus all this is one number."""
+def factors(p: Mapping[str, Any], ratios: Sequence[float]) -> list[float]:
+    """Return w_i lambda r_i, divided by sum_i w_i with `normalize`: without consensus all this is one number."""
     total = sum(p["weight"])
     divisor = total if p["normalize"] and abs(total) >= 1e-8 else 1.0
-    return [w * p["lambda"] / divisor for w in p["weight"]]
+    return [w * p["lambda"] / divisor * ratio for w, ratio in zip(p["weight"], ratios, strict=True)]
 
 
-def _sparsified(delta: torch.Tensor, p: Mapping[str, Any], i: int, sparsify: Sparsifier) -> torch.Tensor:
+def _sparsified(
+    delta: torch.Tensor, p: Mapping[str, Any], i: int, sparsify: Sparsifier
+) -> tuple[torch.Tensor, float]:
+    """Return what is kept of a task vector, and the factor r_i that restores its L1 norm where that is asked for."""
     density = p["density"][i]
     if density >= 1.0 or delta.numel() == 0:
-        return delta
+        return delta, 1.0
     if density <= 0.0:
-        return torch.zeros_like(delta)
+        return torch.zeros_like(delta), 1.0
     kept = sparsify(delta, i)
-    return match_l1(kept, delta) if p["rescale"] else kept
-
-
-def match_l1(kept: torch.Tensor, delta: torch.Tensor) -> torch.Tensor:
-    """Return `kept`, scaled in place to the L1 norm of `delta`; unscaled where either norm is below 1e-7."""
+    if not p["rescale"]:
+        return kept, 1.0
     # In float64, so that the order of summation (the number of threads) hardly ever shows in the result.
     before, after = (float(x.abs().sum(dtype=torch.float64)) for x in (delta, kept))
-    return kept.mul_(before / after) if before >= 1e-7 and after >= 1e-7 else kept
+    return kept, l1_ratio(before, after)
+
+
+def l1_ratio(before: float, after: float) -> float:
+    """Return the factor between two L1 norms; 1 where either is below 1e-7."""
+    return before / after if before >= 1e-7 and after >= 1e-7 else 1.0
+
+
+def band(n: int, density: float, gamma: float | None) -> tuple[int, int]:
+    """Return how many of n elements are dropped as the largest, and how many are kept below them.
+
+    TIES (gamma None) keeps at least one of what it trims. Breadcrumbs drops int(gamma n) of the largest, or fewer:
+    the density comes first.
+    """
+    if density >= 1.0:
+        return 0, n
+    if density <= 0.0:
+        return 0, 0
+    if gamma is None:
+        return 0, max(1, int(density * n))
+    kept = int(density * n)
+    return min(int(gamma * n), n - kept), kept
 
 
 def elected_sign(terms: Sequence[torch.Tensor]) -> torch.Tensor:
@@ -118,19 +137,11 @@ def sum_of_agreeing(weighted: list[torch.Tensor], w: Sequence[float], normalize:
     return mixed.mul_(sigma)
 
 
-def keep_largest(delta: torch.Tensor, density: float) -> torch.Tensor:
-    """Return delta with only its k = max(1, int(density n)) largest magnitudes.
-
-    Ties go to the first by position (see `selection`); in small tensors to those that torch's sort puts first, which
-    is what mergekit does for tensors of all sizes (differences of bfloat16 have many ties).
-    """
-    n = delta.numel()
-    k = max(1, int(density * n))
+def keep_band(delta: torch.Tensor, density: float, gamma: float | None) -> torch.Tensor:
+    """Return delta with the magnitudes of its `band` only; ties as in `selection`."""
+    top, kept = band(delta.numel(), density, gamma)
     magnitude = delta.abs()
-    if n >= SORT_BELOW:
-        return masked(delta, largest(magnitude, k))
-    kept = torch.argsort(magnitude.flatten(), descending=True)[:k]
-    return masked(delta, torch.zeros(n, dtype=torch.bool, device=delta.device).index_fill_(0, kept, True))
+    return masked(delta, largest(magnitude, kept) if gamma is None else below_largest(magnitude, top, kept))
 
 
 def keep_random(delta: torch.Tensor, density: float, key: int) -> torch.Tensor:

@@ -8,13 +8,13 @@ from typing import Any
 import torch
 
 from engine.methods.method import Method, Rng
-from engine.methods.task_vectors import DENSITY, WEIGHT, keep_largest, merge_task_vectors, shared_parameters
+from engine.methods.task_vectors import DENSITY, WEIGHT, keep_band, merge_task_vectors, shared_parameters
 
 
 def ties(tensors: Sequence[torch.Tensor], base: torch.Tensor | None, p: Mapping[str, Any], rng: Rng) -> torch.Tensor:
     """Keep each task vector's largest magnitudes; average the elements that agree with the elected sign."""
     return merge_task_vectors(
-        tensors, base, p, sparsify=lambda delta, i: keep_largest(delta, p["density"][i]), consensus=True
+        tensors, base, p, sparsify=lambda delta, i: keep_band(delta, p["density"][i], None), consensus=True
     )
 
 

@@ -1,0 +1,241 @@
+"""Exact order statistics without sorting: which magnitude |x - base| (or |x|) is the k-th largest, for any k.
+
+Differences of bfloat16 tensors have few distinct magnitudes (some ten thousand among millions), so that counting each
+of them in a small hash table gives a table which answers for every k. Where there are too many (float32 sources), the
+table has buckets of magnitudes, and the one bucket that holds the k-th is gone through once more.
+Floats that are not negative are ordered as their bits are: magnitudes are uint32 words here.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from engine.kernels.words import MAGNITUDE, bits, compiled, value
+from engine.methods.method import Array
+
+BUCKET = 13
+"""Bits of a magnitude that a bucket leaves open: 1,024 buckets between two powers of two."""
+SLOTS = 1 << 17
+"""Of the hash table, at most: 1 MiB, which stays in the second cache."""
+BLOCK = 1024
+TIES = 4096
+"""Elements between two looks at how many ties were met."""
+
+
+@dataclass(frozen=True)
+class Values:
+    """Numbers |x - base|, or |x|: `read(begin, end)` returns the words of base (or None) and x, piece by piece.
+
+    `over(function, pieces)` returns function(begin, end) of every piece, in order, in threads or not.
+    """
+
+    read: Callable[[int, int], tuple[Array | None, Array]]
+    pieces: Sequence[tuple[int, int]]
+    over: Callable[[Callable[[int, int], Any], Sequence[tuple[int, int]]], list[Any]]
+
+
+@dataclass(frozen=True)
+class Cut:
+    """Where the k largest end: elements above `magnitude` belong to them, equal ones at positions below `position`."""
+
+    magnitude: float
+    position: int = 0
+
+    def least(self, position: int) -> Any:
+        """Return the least magnitude, float32, that belongs to the largest at this position."""
+        magnitude = np.float32(self.magnitude)
+        return magnitude if position < self.position else np.nextafter(magnitude, np.float32(np.inf))
+
+
+_EVERYWHERE = 1 << 62
+ALL = Cut(0.0, _EVERYWHERE)
+NONE = Cut(math.inf, _EVERYWHERE)
+
+
+@dataclass(frozen=True)
+class Magnitudes:
+    """The distinct magnitudes, or the buckets, that occur, descending, and how many elements each and all above have.
+
+    `words` uint32 (m,): the magnitude, or its upper bits where `open_bits` is not 0; `reaching` int64 (m,).
+    """
+
+    words: Array
+    reaching: Array
+    open_bits: int
+
+    def cut(self, k: int, values: Values) -> Cut:
+        """Return where the k largest end, 1 <= k <= n. Equal magnitudes rank by position, the first highest."""
+        place = int(np.searchsorted(self.reaching, k))
+        word, above = int(self.words[place]), int(self.reaching[place - 1]) if place else 0
+        if self.open_bits:
+            return self._cut_in_bucket(word, k - above, values)
+        if word == 0 or k == self.reaching[place]:  # whether zeros are kept does not matter
+            return Cut(_real(word), _EVERYWHERE)
+        return Cut(_real(word), _position_of(k - above, np.uint32(word), values))
+
+    def _cut_in_bucket(self, bucket: int, k: int, values: Values) -> Cut:
+        low, high = np.uint32(bucket << self.open_bits), np.uint32(((bucket + 1) << self.open_bits) - 1)
+
+        def inside(begin: int, end: int) -> tuple[Array, Array]:
+            words, positions = collect(*values.read(begin, end), low, high)
+            return words, positions + begin
+
+        found = values.over(inside, values.pieces)
+        words = np.concatenate([part[0] for part in found])
+        positions = np.concatenate([part[1] for part in found])
+        threshold = np.partition(words, len(words) - k)[len(words) - k]
+        equal = positions[words == threshold]
+        missing = k - int(np.count_nonzero(words > threshold))
+        return Cut(_real(int(threshold)), int(equal[missing - 1]) + 1)
+
+
+def _real(word: int) -> float:
+    return float(np.array([word], np.uint32).view(np.float32)[0])
+
+
+def _position_of(nth: int, word: Any, values: Values) -> int:
+    """Return the position after the nth element that has this magnitude."""
+    for begin, end in values.pieces:
+        place, nth = nth_equal(*values.read(begin, end), word, nth)
+        if place >= 0:
+            return begin + int(place) + 1
+    raise ValueError("fewer elements than were counted: the weights have changed while they were read")
+
+
+def count(values: Values) -> Magnitudes:
+    """Count all magnitudes, exactly where there are few distinct ones, else in buckets. There is one at least."""
+    slots = _slots(values.pieces[0][1])
+
+    def distinct(begin: int, end: int) -> tuple[Array, Array] | None:
+        keys, counts = np.zeros(slots, np.uint32), np.zeros(slots, np.uint32)
+        if not count_distinct(*values.read(begin, end), keys, counts):
+            return None
+        used = np.flatnonzero(keys)
+        return keys[used] - np.uint32(1), counts[used]
+
+    tables = [distinct(*values.pieces[0])]
+    if tables[0] is not None:
+        tables += values.over(distinct, values.pieces[1:])
+    whole = [table for table in tables if table is not None]
+    if len(whole) == len(tables):
+        return _descending(np.concatenate([t[0] for t in whole]), np.concatenate([t[1] for t in whole]), 0)
+
+    def buckets(begin: int, end: int) -> Array:
+        counts = np.zeros((2, 1 << (31 - BUCKET)), np.uint32)
+        count_buckets(*values.read(begin, end), counts)
+        return counts.sum(axis=0)
+
+    counts = np.sum(values.over(buckets, values.pieces), axis=0)
+    used = np.flatnonzero(counts)
+    return _descending(used.astype(np.uint32), counts[used], BUCKET)
+
+
+def _descending(words: Array, counts: Array, open_bits: int) -> Magnitudes:
+    order = np.argsort(words, kind="stable")[::-1]
+    words, counts = words[order], counts[order].astype(np.int64)
+    starts = np.flatnonzero(np.diff(words, prepend=words[:1] + np.uint32(1)))  # chunks share magnitudes
+    return Magnitudes(words[starts].copy(), np.cumsum(np.add.reduceat(counts, starts)), open_bits)
+
+
+def _slots(n: int) -> int:
+    return min(SLOTS, 1 << max(10, (n // 8).bit_length()))
+
+
+@compiled
+def count_distinct(base: Any, x: Any, keys: Any, counts: Any) -> bool:
+    """Count |x - base| in an open hash table with the magnitudes + 1 as keys; False once it is half full."""
+    slots = keys.shape[0]
+    shift = np.uint32(32)
+    while slots > 1:
+        slots >>= 1
+        shift -= np.uint32(1)
+    last = np.uint32(keys.shape[0] - 1)
+    free = keys.shape[0] // 2
+    block = np.empty(BLOCK, np.uint32)
+    n = x.shape[0]
+    for begin in range(0, n, BLOCK):
+        count = min(BLOCK, n - begin)
+        for j in range(count):
+            block[j] = bits(value(base, x, begin + j)) & MAGNITUDE
+        for j in range(count):
+            key = np.uint32(block[j] + np.uint32(1))
+            slot = np.uint32(np.uint32(key * np.uint32(0x9E3779B1)) >> shift)  # Knuth's multiplicative hashing
+            while keys[slot] != key:
+                if keys[slot] == 0:
+                    keys[slot] = key
+                    free -= 1
+                    break
+                slot = np.uint32(np.uint32(slot + np.uint32(1)) & last)
+            counts[slot] += np.uint32(1)
+        if free < BLOCK:
+            return False
+    return True
+
+
+@compiled
+def count_buckets(base: Any, x: Any, counts: Any) -> None:
+    """Count the upper bits of |x - base| in uint32 (2, buckets): two tables, as equal neighbours would wait."""
+    block = np.empty(BLOCK, np.uint32)
+    n = x.shape[0]
+    for begin in range(0, n, BLOCK):
+        count = min(BLOCK, n - begin)
+        for j in range(count):
+            block[j] = np.uint32(bits(value(base, x, begin + j)) & MAGNITUDE) >> np.uint32(BUCKET)
+        for j in range(0, count - 1, 2):
+            counts[0, block[j]] += np.uint32(1)
+            counts[1, block[j + 1]] += np.uint32(1)
+        if count % 2:
+            counts[0, block[count - 1]] += np.uint32(1)
+
+
+@compiled
+def collect(base: Any, x: Any, low: Any, high: Any) -> Any:
+    """Return the magnitudes of |x - base| from low to high, and their positions, in order: uint32 and int64."""
+    words, positions = np.empty(BLOCK, np.uint32), np.empty(BLOCK, np.int64)
+    found = 0
+    block = np.empty(256, np.uint32)
+    n = x.shape[0]
+    for begin in range(0, n, 256):
+        count = min(256, n - begin)
+        hits = np.uint32(0)
+        for j in range(count):
+            word = np.uint32(bits(value(base, x, begin + j)) & MAGNITUDE)
+            block[j] = word
+            hits += np.uint32(1) if (word >= low) & (word <= high) else np.uint32(0)
+        if hits == 0:
+            continue
+        if found + hits > words.shape[0]:
+            words = np.concatenate((words, np.empty_like(words)))
+            positions = np.concatenate((positions, np.empty_like(positions)))
+        for j in range(count):
+            if (block[j] >= low) & (block[j] <= high):
+                words[found] = block[j]
+                positions[found] = begin + j
+                found += 1
+    return words[:found], positions[:found]
+
+
+@compiled
+def nth_equal(base: Any, x: Any, word: Any, nth: int) -> Any:
+    """Return (index of the nth element of that magnitude, 0), or (-1, how many are missing)."""
+    n = x.shape[0]
+    for begin in range(0, n, TIES):
+        end = min(begin + TIES, n)
+        here = np.uint32(0)
+        for j in range(begin, end):
+            same = np.uint32(bits(value(base, x, j)) & MAGNITUDE) == word
+            here += np.uint32(1) if same else np.uint32(0)
+        if here < nth:
+            nth -= here
+            continue
+        for j in range(begin, end):
+            if np.uint32(bits(value(base, x, j)) & MAGNITUDE) == word:
+                nth -= 1
+                if nth == 0:
+                    return j, 0
+    return -1, nth

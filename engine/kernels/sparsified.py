@@ -1,0 +1,134 @@
+"""The kernels of the task-arithmetic family: what is kept of each task vector, its factor, and their sum."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from engine.kernels.kernel import Kernel, Merge, floats
+from engine.kernels.magnitudes import ALL, NONE, Cut, Magnitudes, Values, count
+from engine.kernels.task_vectors import l1_sums, sum_agreeing, sum_kept
+from engine.methods.draws import LOW, TWO32, upper_word
+from engine.methods.method import Array, Rng
+from engine.methods.selection import SORT_BELOW
+from engine.methods.task_vectors import band, factors, l1_ratio
+from engine.operands import Operands, between
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What is kept of the task vectors.
+
+    `rules(begin, end)` returns what `engine.kernels.task_vectors` wants, one rule a source, or the masks of all, for a
+    part of the tensor that none of the positions in `cuts` lies inside of.
+    """
+
+    rules: Callable[[int, int], Any]
+    cuts: Sequence[int] = ()
+
+    def parts(self, begin: int, end: int) -> list[tuple[int, int]]:
+        """Return [begin, end) in parts for which `rules` may be asked."""
+        return list(between(begin, end, self.cuts))
+
+    def rule(self, i: int, begin: int, end: int) -> Any:
+        """Return what `rules` says of source i alone."""
+        rules = self.rules(begin, end)
+        return rules >> np.uint8(i) if isinstance(rules, np.ndarray) else (rules[i],)
+
+
+def banded(*, consensus: bool) -> Kernel:
+    """Return the kernel of TIES and breadcrumbs: a band of the order of magnitudes is kept."""
+
+    def kernel(operands: Operands, p: Mapping[str, Any], rng: Rng) -> Merge | None:
+        if operands.size < SORT_BELOW:
+            return None  # equal magnitudes are ranked in another way there
+        gammas = p.get("gamma") or [None] * len(p["density"])
+        bands = [band(operands.size, d, gamma) for d, gamma in zip(p["density"], gammas, strict=True)]
+        lower = [_cut(operands, i, top + kept if kept else 0) for i, (top, kept) in enumerate(bands)]
+        upper = [_cut(operands, i, top if kept else 0) for i, (top, kept) in enumerate(bands)]
+        bounded = any(cut is not NONE for cut in upper)
+
+        def rules(begin: int, end: int) -> Any:
+            low = [cut.least(begin) for cut in lower]
+            if not bounded:
+                return tuple((low_i,) for low_i in low)
+            return tuple((low_i, cut.least(begin)) for low_i, cut in zip(low, upper, strict=True))
+
+        kept = Kept(rules, [cut.position for cut in (*lower, *upper)])
+        return _sum(operands, p, kept, consensus=consensus)
+
+    return kernel
+
+
+def _cut(operands: Operands, i: int, k: int) -> Cut:
+    """Return where the k largest of source i's task vector end."""
+    if k == 0 or k >= operands.size:
+        return ALL if k else NONE
+    source = operands.inputs[i]
+    values = Values(lambda b, e: (operands.base_words(b, e), source.words(b, e)), operands.pieces(), operands.over)
+    table: Magnitudes = operands.once("magnitudes", [operands.base, source], lambda: count(values))
+    return table.cut(k, values)
+
+
+def drawn(*, consensus: bool) -> Kernel:
+    """Return the kernel of DARE: elements are kept at random."""
+
+    def kernel(operands: Operands, p: Mapping[str, Any], rng: Rng) -> Merge | None:
+        if any(density <= 0.0 for density in p["density"]):
+            return None  # no last word says "never"
+        keys = [rng(i) for i in range(len(p["density"]))]
+        last = [int(np.ceil(min(density, 1.0) * TWO32)) - 1 for density in p["density"]]
+
+        def rules(begin: int, end: int) -> Any:
+            return tuple(
+                (np.uint32(key & LOW), np.uint32(upper_word(key, begin)), np.uint32(last_i))
+                for key, last_i in zip(keys, last, strict=True)
+            )
+
+        return _sum(operands, p, Kept(rules, range(1 << 32, operands.size, 1 << 32)), consensus=consensus)
+
+    return kernel
+
+
+def _sum(operands: Operands, p: Mapping[str, Any], kept: Kept, *, consensus: bool) -> Merge:
+    ratios = [_ratio(operands, p, kept, i) for i in range(len(operands.inputs))]
+    w = floats(p["weight"])
+    c = floats(
+        [w_i * ratio for w_i, ratio in zip(p["weight"], ratios, strict=True)] if consensus else factors(p, ratios)
+    )
+    (factor,) = floats([p["lambda"]])
+
+    def merge(begin: int, end: int, out: Array) -> bool:
+        base, xs = operands.base_words(begin, end), operands.words(begin, end)
+        finite = True
+        for first, last in kept.parts(begin, end):
+            part = slice(first - begin, last - begin)
+            own = tuple(x[part] for x in xs)
+            rules, start = kept.rules(first, last), np.uint32(first & LOW)
+            if consensus:
+                finite &= sum_agreeing(base[part], own, c, w, rules, start, factor, p["normalize"], out[part])
+            else:
+                finite &= sum_kept(base[part], own, c, rules, start, out[part])
+        return bool(finite)
+
+    return merge
+
+
+def _ratio(operands: Operands, p: Mapping[str, Any], kept: Kept, i: int) -> float:
+    """Return the factor that restores the L1 norm of source i's task vector, where the recipe asks for it."""
+    if not p["rescale"] or not 0.0 < p["density"][i] < 1.0:
+        return 1.0
+
+    def sums(begin: int, end: int) -> Array:
+        base, x = operands.base_words(begin, end), operands.inputs[i].words(begin, end)
+        total = np.zeros(2)
+        for first, last in kept.parts(begin, end):
+            part = slice(first - begin, last - begin)
+            total += l1_sums(base[part], x[part], kept.rule(i, first, last), np.uint32(first & LOW))
+        return total
+
+    before, after = np.sum(operands.map(sums), axis=0)
+    return l1_ratio(float(before), float(after))

@@ -1,0 +1,17 @@
+"""The table of kernels: which method has one. A method without, or a kernel that declines, takes the reference."""
+
+from __future__ import annotations
+
+from engine.kernels.kernel import Kernel
+from engine.kernels.sparsified import banded, drawn
+from engine.kernels.weighted_sum import weighted_sum
+from engine.methods import METHODS
+
+KERNELS: dict[str, Kernel] = {
+    **{name: weighted_sum(method.combination) for name, method in METHODS.items() if method.combination},
+    "ties": banded(consensus=True),
+    "breadcrumbs": banded(consensus=False),
+    "breadcrumbs_ties": banded(consensus=True),
+    "dare_linear": drawn(consensus=False),
+    "dare_ties": drawn(consensus=True),
+}

@@ -1,0 +1,120 @@
+"""What a kernel reads: the inputs of a job as flat words, piece by piece.
+
+bfloat16 and float32 tensors that stand in a mapped file are handed out as they are. Everything else (other dtypes,
+adapters, vocabularies put together from rows) is turned into float32, a piece at a time.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+
+from engine.job import Input, Job
+from engine.kept import Kept
+from engine.methods.method import Array
+
+PIECE = 1 << 20
+"""Elements that are worked on at once, about: several pieces of each input fit into a processor's shared cache."""
+ROWS = 256
+"""A piece is a multiple of so many rows: the blocks in which adapters are multiplied."""
+
+T = TypeVar("T")
+Map = Callable[[Callable[[int, int], Any], Sequence[tuple[int, int]]], list[Any]]
+
+
+class Stream:
+    """One input as flat words, uint16 for bfloat16 or float32."""
+
+    def __init__(self, source: Input, kept: Kept | None) -> None:
+        self.source = source
+        self._row = int(np.prod(source.shape[1:], dtype=np.int64)) if source.shape else 1
+        self._words: Array | None = None
+        if source.rows is not None:
+            self._words = _words(source.read(torch.float32, "cpu"))
+        elif source.mapped:
+            self._words = _words(source.checkpoint.read(source.name))
+        elif kept is not None:
+            self._words = kept.words(source, lambda: _words(source.checkpoint.read(source.name)))
+
+    def words(self, begin: int, end: int) -> Array:
+        """Return the words of the elements from begin to end, not to be written to."""
+        if self._words is not None:
+            return self._words[begin:end]
+        if not self.source.shape:
+            return _words(self.source.checkpoint.read(self.source.name))
+        first, last = begin // self._row, -(-end // self._row)
+        rows = _words(self.source.checkpoint.read(self.source.name, slice(first, last)))
+        return rows[begin - first * self._row : end - first * self._row]
+
+
+def _words(tensor: torch.Tensor) -> Array:
+    flat = tensor.detach().contiguous().flatten()
+    words: Array = flat.view(torch.uint16).numpy() if flat.dtype == torch.bfloat16 else flat.float().numpy()
+    return words
+
+
+class Operands:
+    """The inputs of one job, and how to go through them in pieces."""
+
+    def __init__(self, job: Job, map_pieces: Map, kept: Kept | None) -> None:
+        self.job = job
+        self._kept = kept
+        self.base = Stream(job.base, kept) if job.base else None
+        self.inputs = tuple(Stream(source, kept) for source in job.inputs)
+        self.size = int(np.prod(job.shape, dtype=np.int64))
+        self._map = map_pieces
+
+    def pieces(self) -> list[tuple[int, int]]:
+        """Return [begin, end) of every piece: the same on all machines, since sums are taken piece by piece."""
+        shape = self.job.shape
+        unit = ROWS * max(1, int(np.prod(shape[1:], dtype=np.int64))) if shape else 1
+        step = unit * max(1, PIECE // unit)
+        return [(begin, min(begin + step, self.size)) for begin in range(0, self.size, step)]
+
+    def map(self, function: Callable[[int, int], Any]) -> list[Any]:
+        """Return function(begin, end) of every piece, in order; several at a time for a large tensor."""
+        return self.over(function, self.pieces())
+
+    def over(self, function: Callable[[int, int], Any], pieces: Sequence[tuple[int, int]]) -> list[Any]:
+        """Return function(begin, end) of some pieces, as `map` does of all."""
+        return self._map(function, pieces)
+
+    def once(self, what: str, streams: Sequence[Stream | None], make: Callable[[], T]) -> T:
+        """Return what `make` makes of these streams, or made for an earlier candidate."""
+        if self._kept is None:
+            return make()
+        return self._kept.get(what, tuple(stream.source for stream in streams if stream), make)
+
+    def words(self, begin: int, end: int) -> tuple[Array, ...]:
+        """Return the words of all inputs, the base aside, in one dtype."""
+        return _alike([stream.words(begin, end) for stream in self.inputs])
+
+    def all_words(self, begin: int, end: int) -> tuple[Array, ...]:
+        """Return the words of the base and of all inputs, in one dtype."""
+        return _alike([self.base_words(begin, end), *(stream.words(begin, end) for stream in self.inputs)])
+
+    def base_words(self, begin: int, end: int) -> Array:
+        """Return the words of the base, which the caller knows to be there."""
+        if self.base is None:
+            raise ValueError("the job has no base")
+        return self.base.words(begin, end)
+
+
+def _alike(found: list[Array]) -> tuple[Array, ...]:
+    alike = all(words.dtype == found[0].dtype for words in found)
+    return tuple(found if alike else map(widened, found))
+
+
+def widened(words: Array) -> Array:
+    """Return float32 words of uint16 ones (bfloat16)."""
+    return (words.astype(np.uint32) << 16).view(np.float32) if words.dtype == np.uint16 else words
+
+
+def between(begin: int, end: int, cuts: Iterable[int]) -> Iterator[tuple[int, int]]:
+    """Yield [begin, end) in parts which no cut lies inside of."""
+    edges = sorted({begin, end, *(cut for cut in cuts if begin < cut < end)})
+    yield from itertools.pairwise(edges)
