@@ -63,7 +63,8 @@ class MergeOptions:
 
 def threads_of(given: Mapping[str, Any]) -> int | None:
     """The threads that are asked for. Raises nothing: a contradiction shows in `merge_options`."""
-    return given["threads"] or given["num_threads"]
+    threads: int | None = given["threads"] or given["num_threads"]
+    return threads
 
 
 def merge_options(given: Mapping[str, Any]) -> MergeOptions:

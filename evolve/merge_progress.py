@@ -25,12 +25,14 @@ def merge_progress(shown: bool) -> Iterator[Callable[[int, int], None] | None]:
     )
     with progress.Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task("", total=None)
-        kept: int | None = None
+        before, kept = (0, 0), 0
 
         def show(done: int, total: int) -> None:
-            nonlocal kept
-            if kept is None:  # an earlier start did this much: not to be counted as this one's speed
-                kept = done
-            bar.update(task, completed=done - kept, total=total - kept)
+            nonlocal before, kept
+            if total != before[1] or done < before[0]:  # the first merge, or the next of several
+                kept = done  # an earlier start did this much: not to be counted as this one's speed
+                bar.reset(task, total=total - kept)
+            before = (done, total)
+            bar.update(task, completed=done - kept)
 
         yield show

@@ -129,6 +129,32 @@ def test_mergekits_options_do_what_they_do_there(tmp_path: Path) -> None:
     assert "cache" not in names(tmp_path)
 
 
+def test_several_recipes_in_one_file(tmp_path: Path) -> None:
+    (tmp_path / "multi.yaml").write_text(
+        f"""
+name: half
+merge_method: linear
+models: [{{model: {A}, parameters: {{weight: 0.5}}}}, {{model: {B}, parameters: {{weight: 0.5}}}}]
+dtype: float32
+---
+merge_method: task_arithmetic
+base_model: {BASE}
+models: [{{model: half, parameters: {{weight: 0.5}}}}]
+dtype: float32
+"""
+    )
+    results = merges(["multi.yaml", "dry", "--dry-run"], ["multi.yaml", "out", "--dtype", "float16"], cwd=tmp_path)
+    (dry_code, told, _), (code, _, err) = results
+    assert (dry_code, code, err) == (0, 0, "")
+    assert told.startswith("name      half\nmethod    linear\n")
+    assert "takes     half" in told
+    assert names(tmp_path) == {"multi.yaml", "out"}
+    a, b, base, made = (weights(Path(folder)) for folder in (A, B, BASE, tmp_path / "out"))
+    for name, tensor in made.items():
+        half = (a[name] + b[name]) / 2
+        assert torch.equal(tensor, (base[name] + 0.5 * (half - base[name])).half()), name
+
+
 def test_the_page_lists_every_option() -> None:
     page = (ROOT / "docs" / "merging.md").read_text()
     command = next(each for each in app.registered_commands if each.callback and each.callback.__name__ == "merge")
