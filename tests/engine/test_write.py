@@ -150,7 +150,7 @@ def test_full_disks(recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 
 def test_errors_before_the_first_byte(recipe: Recipe, tmp_path: Path) -> None:
-    wrong = recipe.model_copy(update={"merge_method": "linear"})
+    wrong = recipe.model_copy(update={"merge_method": "nearswap"})
     with pytest.raises(EngineError):
         merge_to_folder(wrong, tmp_path / "y" / "out")
     assert not (tmp_path / "y").exists()
