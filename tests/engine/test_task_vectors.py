@@ -8,8 +8,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from engine.errors import RecipeError
 from engine.methods import METHODS
-from engine.methods.task_vectors import SORT_BELOW, keep_largest, keep_random, match_l1
+from engine.methods.della import keep_by_rank
+from engine.methods.selection import SORT_BELOW
+from engine.methods.task_vectors import keep_random
 
 
 def generator(seed: int) -> torch.Generator:
@@ -21,9 +24,17 @@ def key(position: int) -> int:
 
 
 def family(method: str, tensors: list[torch.Tensor], base: torch.Tensor, **chosen: Any) -> torch.Tensor:
-    p: dict[str, Any] = {q.name: q.default for q in METHODS[method].parameters}
-    p |= {"density": (1.0,) * len(tensors), "weight": (0.5,) * len(tensors)} | chosen
+    """Merge with the defaults, weights of 0.5 and what is chosen; one number stands for all the models."""
+    p: dict[str, Any] = {q.name: q.default for q in METHODS[method].parameters} | {"weight": 0.5} | chosen
+    for q in METHODS[method].parameters:
+        if q.scope != "shared" and not isinstance(p[q.name], tuple):
+            p[q.name] = (p[q.name],) * len(tensors)
     return METHODS[method].reference(tensors, base, p, key)
+
+
+def sparsified(method: str, delta: torch.Tensor, **chosen: Any) -> torch.Tensor:
+    """What a method keeps of one task vector."""
+    return family(method, [delta], torch.zeros_like(delta), weight=1.0, normalize=False, **chosen)
 
 
 @settings(deadline=None)
@@ -38,7 +49,7 @@ def test_keeps_exactly_the_k_largest(values: list[float], density: float, large:
     k = max(1, int(density * delta.size))
     wanted = np.zeros(delta.size, dtype=bool)
     wanted[np.argsort(-np.abs(delta), kind="stable")[:k]] = True
-    kept = keep_largest(torch.from_numpy(delta), density).numpy()
+    kept = sparsified("ties", torch.from_numpy(delta), density=density).numpy()
     if large:  # ties go to the first by position
         assert np.array_equal(kept, np.where(wanted, delta, 0))
     else:  # ties go where torch's sort puts them
@@ -54,11 +65,57 @@ def test_random_keep_has_its_density_and_its_seed() -> None:
     assert not torch.equal(kept, keep_random(delta, 0.3, key(2)))
 
 
-def test_rescale_restores_the_l1_norm() -> None:
-    delta = torch.randn(1000, generator=generator(0))
-    kept = match_l1(keep_largest(delta, 0.2), delta)
-    assert kept.abs().sum().item() == pytest.approx(delta.abs().sum().item(), rel=1e-5)
-    assert torch.equal(match_l1(torch.zeros(4), torch.ones(4)), torch.zeros(4))
+@pytest.mark.parametrize("method", ["ties", "breadcrumbs", "breadcrumbs_ties", "dare_linear", "dare_ties", "della"])
+def test_rescale_restores_the_l1_norm(method: str) -> None:
+    delta = torch.randn(40, 25, generator=generator(0))
+    plain, rescaled = (sparsified(method, delta, density=0.3, rescale=rescale) for rescale in (False, True))
+    assert rescaled.abs().sum().item() == pytest.approx(delta.abs().sum().item(), rel=1e-5)
+    torch.testing.assert_close(rescaled, plain * (delta.abs().sum() / plain.abs().sum()))
+
+
+@pytest.mark.parametrize("method", ["breadcrumbs", "breadcrumbs_ties"])
+def test_breadcrumbs_keeps_a_band_by_hand(method: str) -> None:
+    delta = torch.tensor([[1.0, -2.0, 3.0, -4.0, 5.0], [-6.0, 7.0, -8.0, 9.0, -10.0]])
+
+    def kept(density: float, gamma: float) -> list[float]:
+        return sorted(abs(x) for x in sparsified(method, delta, density=density, gamma=gamma).flatten().tolist() if x)
+
+    assert kept(0.5, 0.2) == [4, 5, 6, 7, 8]  # 10 and 9 are outliers, 1 to 3 too small
+    assert kept(0.5, 0.0) == [6, 7, 8, 9, 10]
+    assert kept(0.9, 0.5) == [1, 2, 3, 4, 5, 6, 7, 8, 9]  # the density comes first
+    assert kept(0.05, 0.0) == []  # int(0.05 * 10)
+    assert kept(1.0, 0.5) == [1, 2, 3, 4, 5, 6, 7, 8, 9, 10]  # untouched
+
+
+@pytest.mark.parametrize("shape", [(4000, 50), (200_000,), (2000, 10, 10)])
+def test_della_keeps_by_rank_in_the_row(shape: tuple[int, ...]) -> None:
+    delta = torch.rand(shape, generator=generator(3)) + 0.1
+    kept = (keep_by_rank(delta, 0.5, 0.3, key(0)) != 0).double()
+    assert kept.mean().item() == pytest.approx(0.5, abs=0.01)
+    rows = delta.view(1, -1) if delta.ndim == 1 else delta
+    rank = rows.argsort(1).argsort(1).double() / (rows.shape[1] - 1)
+    for low in (0.0, 0.25, 0.5, 0.75):
+        chosen = (rank >= low) & (rank < low + 0.25)
+        expected = 0.2 + 0.6 * rank[chosen].mean().item()
+        assert kept.view(rows.shape)[chosen].mean().item() == pytest.approx(expected, abs=0.015)
+
+
+def test_della_draws_alike_in_blocks_of_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    delta = torch.randn(37, 11, generator=generator(3))
+    whole = keep_by_rank(delta, 0.5, 0.2, key(0))
+    monkeypatch.setattr("engine.methods.della.CHUNK", 40)
+    assert torch.equal(keep_by_rank(delta, 0.5, 0.2, key(0)), whole)
+
+
+def test_della_of_rows_of_one_element_keeps_the_density() -> None:
+    kept = keep_by_rank(torch.ones(100_000, 1), 0.4, 0.3, key(0))
+    assert kept.mean().item() == pytest.approx(0.4, abs=0.01)
+
+
+@pytest.mark.parametrize(("density", "epsilon"), [(0.1, 0.15), (0.15, 0.15), (0.9, 0.15), (0.5, 0.6)])
+def test_della_refuses_what_are_no_probabilities(density: float, epsilon: float) -> None:
+    with pytest.raises(RecipeError, match=f"density {density:g} with epsilon {epsilon:g}"):
+        sparsified("della", torch.ones(4, 4), density=density, epsilon=epsilon)
 
 
 def tensors(k: int) -> tuple[list[torch.Tensor], torch.Tensor]:
@@ -67,19 +124,24 @@ def tensors(k: int) -> tuple[list[torch.Tensor], torch.Tensor]:
     return [base + torch.randn(31, 9, generator=rng) for _ in range(k)], base
 
 
-@pytest.mark.parametrize("method", ["ties", "dare_linear", "dare_ties"])
+FAMILY = ["ties", "dare_linear", "dare_ties", "breadcrumbs", "breadcrumbs_ties", "della", "della_linear"]
+
+
+@pytest.mark.parametrize("method", FAMILY)
 def test_one_model_of_density_one_is_task_arithmetic(method: str) -> None:
     models, base = tensors(1)
     want = family("task_arithmetic", models, base)
     torch.testing.assert_close(family(method, models, base, normalize=False), want)
 
 
-@pytest.mark.parametrize(("dare", "plain"), [("dare_linear", "task_arithmetic"), ("dare_ties", "ties")])
-def test_dare_of_density_one_drops_nothing(dare: str, plain: str) -> None:
+@pytest.mark.parametrize("method", FAMILY)
+def test_density_one_drops_nothing_and_density_zero_all(method: str) -> None:
     models, base = tensors(3)
+    plain = "task_arithmetic" if method in ("dare_linear", "breadcrumbs", "della_linear") else "ties"
     for normalize in (True, False):
         want = family(plain, models, base, normalize=normalize)
-        assert torch.equal(family(dare, models, base, normalize=normalize), want)
+        assert torch.equal(family(method, models, base, normalize=normalize), want)
+        assert torch.equal(family(method, models, base, normalize=normalize, density=0.0), base)
 
 
 def test_normalize_divides_by_the_weights_that_take_part() -> None:
@@ -99,14 +161,3 @@ def test_ties_elects_signs_by_hand() -> None:
     # a negative weight turns a's vote: sums 2, 4, -4, 0
     assert family("ties", [a, b], base, weight=(-1.0, 1.0), normalize=False).tolist() == [3.0, 4.0, -4.0, 0.0]
     assert family("ties", [a, b], base, weight=(1.0, 1.0), **{"lambda": 2.0}).tolist() == [4.0, -6.0, 4.0, 0.0]
-
-
-def test_slerp_by_hand() -> None:
-    slerp = METHODS["slerp"].reference
-    a, b = torch.tensor([1.0, 0.0]), torch.tensor([0.0, 2.0])
-    half = 2**-0.5
-    torch.testing.assert_close(slerp([b], a, {"t": 0.5}, key), torch.tensor([half, 2 * half]))
-    torch.testing.assert_close(slerp([b], a, {"t": 0.0}, key), a)
-    torch.testing.assert_close(slerp([b], a, {"t": 1.0}, key), b)
-    opposite = slerp([-a], a, {"t": 0.25}, key)
-    torch.testing.assert_close(opposite, 0.5 * a)
