@@ -19,6 +19,8 @@ Scalar: TypeAlias = "bool | int | float"
 Setting: TypeAlias = Any
 """Plain YAML data that `check_setting` has accepted; never modified."""
 
+_WORDS = {"true": True, "false": False}
+
 
 def check_setting(setting: Any) -> Setting:
     """Return the setting in plain form: numbers parsed, tuples as lists.
@@ -53,6 +55,8 @@ def _check_value(value: Any) -> Any:
 
 def _check_scalar(value: Any) -> Scalar:
     if isinstance(value, str):  # YAML 1.1 reads 1e-5 as text
+        if value.strip().lower() in _WORDS:
+            return _WORDS[value.strip().lower()]
         try:
             value = float(value)
         except ValueError:

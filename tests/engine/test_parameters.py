@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -65,3 +66,56 @@ def test_malformed_settings(bad: Any) -> None:
 @given(st.floats(-5, 5), st.integers(2, 6), st.floats(0, 1))
 def test_equal_knots_give_their_value_to_the_last_bit(value: float, count: int, position: float) -> None:
     assert interpolate([value] * count, position) == value
+
+
+scalars = st.one_of(numbers, st.integers(-5, 5), st.booleans())
+values = st.one_of(scalars, st.lists(numbers, min_size=1, max_size=5), st.lists(st.booleans(), min_size=1, max_size=4))
+filtered = st.builds(
+    lambda filter_, value: {"value": value} | ({} if filter_ is None else {"filter": filter_}),
+    st.sampled_from([None, "*", "attn", "mlp", "layers.1", "norm"]),
+    values,
+)
+settings = st.one_of(values, filtered, st.lists(filtered, min_size=1, max_size=4))
+NAMES = (
+    "model.embed_tokens.weight",
+    "model.layers.1.attn.q.weight",
+    "model.layers.3.mlp.up.weight",
+    "model.norm.weight",
+)
+
+
+def stated(setting: Any, name: str, layer: int | None, layers: int) -> Any:
+    """The rule as mergekit's documentation states it, in other words than the code: (found, value)."""
+    if isinstance(setting, dict):
+        setting = [setting]
+    if isinstance(setting, list) and isinstance(setting[0], dict):
+        matches = [item["value"] for item in setting if item.get("filter") in (None, "*") or item["filter"] in name]
+        if not matches:
+            return None
+        setting = matches[0]
+    if not isinstance(setting, list):
+        return setting
+    t = 0.0 if layer is None else 1.0 if layers == 1 else layer / (layers - 1)
+    if isinstance(setting[0], bool):
+        return setting[int(t * (len(setting) - 1))]
+    return float(np.interp(t, np.linspace(0, 1, len(setting)), setting)) if len(setting) > 1 else setting[0]
+
+
+@given(st.lists(st.one_of(st.none(), settings), max_size=4), st.sampled_from(NAMES), st.integers(1, 7), st.data())
+def test_the_stated_rule(levels: list[Any], name: str, layers: int, data: st.DataObject) -> None:
+    layer = data.draw(st.one_of(st.none(), st.integers(0, layers - 1)))
+    mappings = [{} if level is None else {"weight": check_setting(level)} for level in levels]
+    got = first_value(mappings, "weight", name, gradient_position(layer, layers))
+    found = [
+        value for level in levels if level is not None and (value := stated(level, name, layer, layers)) is not None
+    ]
+    if not found:
+        assert got is None
+    elif isinstance(found[0], bool):
+        assert got is found[0]
+    else:
+        assert got == pytest.approx(found[0], abs=1e-9)
+
+
+def test_words_for_truth() -> None:
+    assert check_setting(["true", "False", True]) == [True, False, True]

@@ -55,6 +55,29 @@ def test_mapping_form_of_a_model() -> None:
         ("{merge_method: ties, models: [{model: a, parameters: {weight: x}}]}", "'x' is not a number"),
         ("{merge_method: ties, models: [{model: a}], modules: {a: {models: [{model: b}]}}}", "or `modules`"),
         ("{merge_method: ties, slices: [{sources: [{model: a, layer_range: [2, 2]}]}]}", "holds no layers"),
+        ("{merge_method: ties, merge_method: linear, models: [{model: a}]}", "the key 'merge_method' stands twice"),
+        ("{merge_method: t, models: [{model: a}]}\n---\n{merge_method: t, models: [{model: a}]}", "has 2 documents"),
+        ("{merge_method: t, models: [{model: a}], slices: [{sources: []}]}", "the list is empty"),
+        ("{merge_method: t, models: [{model: a}], dtype: int64}", "would cut every weight to a whole number"),
+        ("{merge_method: t, models: [{model: a}], modules: {x: {models: [{model: a}]}}}", "give either `models`"),
+        ("{merge_method: t, modules: {x: {}}}", "modules.x: give either `models` or `slices`"),
+        ("{merge_method: t, modules: {x: {modls: []}}}", "did you mean 'models'"),
+        ("{merge_method: t, models: [{model: a}], tokenizer_source: base, tokenizer: {}}", "give either `tokenizer`"),
+        ("{merge_method: t, models: [{model: a}], tokenizer: {sorce: a}}", "did you mean 'source'"),
+        ("{merge_method: t, models: [{model: a}], tokenizer: {pad_to_multiple_of: 0}}", "greater than 0"),
+        ("{merge_method: t, models: [{model: a}], tokenizer: {tokens: {x: {forse: 1}}}}", "did you mean 'force'"),
+        ("{merge_method: t, models: [{model: a}], tokenizer: {tokens: {x: {force: true}}}}", "force needs a source"),
+        (
+            "{merge_method: t, models: [{model: a}], tokenizer: {tokens: {x: {source: {kind: zeros}}}}}",
+            "kind is 'zeros'; give zero or model_token",
+        ),
+        (
+            "{merge_method: t, models: [{model: a}], tokenizer: {tokens: {x: {source: "
+            "{kind: model_token, model: b, token: c, token_id: 1}}}}}",
+            "give either `token` or `token_id`",
+        ),
+        ("{merge_method: t, models: [{model: {model: {path: a}, override_architecture: X}}]}", "is not needed"),
+        ("{merge_method: t, slices: [{sources: [], residual_weight: 1}]}", "it has no effect; remove it"),
         (
             "{merge_method: t, slices: [{sources: [{model: a, layer_range: [0, 2]}, "
             "{model: b, layer_range: [0, 1]}]}]}",
@@ -72,3 +95,33 @@ def test_all_problems_at_once() -> None:
     with pytest.raises(RecipeError) as caught:
         Recipe.from_yaml("{models: [{model: a, parameters: {weight: x}}], dtype: y, foo: 1}")
     assert len(str(caught.value).splitlines()) == 4
+
+
+FULL = """
+name: half
+modules:
+  encoder: {models: [{model: org/a}], parameters: {weight: 1}}
+  decoder: {slices: [{sources: [{model: org/b, layer_range: [0, 2]}], base_model: org/c}]}
+merge_method: linear
+tokenizer:
+  source: org/d
+  tokens:
+    <a>: {source: {kind: zero}}
+    <b>: {source: {kind: model_token, model: org/e, token: x}, force: true}
+    <c>: {source: {kind: model_token, model: {model: {path: org/f, revision: r}}, token_id: 3}}
+    <d>: {source: org/g}
+    <e>: {source: base}
+  pad_to_multiple_of: 64
+chat_template: auto
+"""
+
+
+def test_every_part_goes_there_and_back() -> None:
+    recipe = Recipe.from_yaml(FULL)
+    assert Recipe.from_yaml(recipe.to_yaml()) == recipe
+    assert recipe.references == ("org/a", "org/c", "org/b", "org/d", "org/e", "org/f@r", "org/g")
+    assert Recipe.from_yaml(FULL.replace("half", "other")).digest == recipe.digest
+    assert Recipe.from_yaml(FULL.replace("64", "32")).digest != recipe.digest
+    short = Recipe.from_yaml("{merge_method: t, models: [{model: a}], tokenizer_source: union}")
+    long = Recipe.from_yaml("{merge_method: t, models: [{model: a}], tokenizer: {}}")
+    assert short.vocabulary == long.vocabulary
