@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -105,8 +105,9 @@ class Adapter:
     def fit(self, tensors: Mapping[str, TensorInfo]) -> dict[str, Delta]:
         """Return the deltas by the base's names. Raises CheckpointError for one with no tensor of its shape there."""
         deltas: dict[str, Delta] = {}
+        tails = {} if all(name in tensors for name in self._found) else _tails(tensors)
         for name, delta in self._found.items():
-            own = _name_in(tensors, name)
+            own = name if name in tensors else _stored_name(tails, name)
             if own is None and self.keeps_ties and head_name([name]):
                 continue  # the embedding's delta once more
             if own is None or own in deltas:
@@ -167,16 +168,22 @@ class Adapter:
         return adapted[start - first : max(stop, start) - first]
 
 
-def _name_in(tensors: Mapping[str, TensorInfo], name: str) -> str | None:
+def _tails(tensors: Iterable[str]) -> dict[str, str | None]:
+    """Return the names by what they end with, in whole parts; None where several do."""
+    tails: dict[str, str | None] = {}
+    for name in tensors:
+        parts = name.split(".")
+        for dropped in range(len(parts) - 1):
+            tail = ".".join(parts[dropped:])
+            tails[tail] = None if tail in tails else name
+    return tails
+
+
+def _stored_name(tails: Mapping[str, str | None], name: str) -> str | None:
     """Return the base's own name of a tensor, which may stand under another prefix in files than in memory.
 
     As `h.0.attn.c_attn.weight` for `transformer.h.0.attn.c_attn.weight`; None where there is none, or more than one.
     """
     parts = name.split(".")
-    for dropped in range(len(parts) - 1):
-        tail = ".".join(parts[dropped:])
-        if tail in tensors:
-            return tail
-        if found := [stored for stored in tensors if stored.endswith(f".{tail}")]:
-            return found[0] if len(found) == 1 else None
-    return None
+    found = (".".join(parts[dropped:]) for dropped in range(len(parts) - 1))
+    return next((tails[tail] for tail in found if tail in tails), None)

@@ -25,6 +25,7 @@ _PATTERN_LIMIT = 256
 _REPEATS = 2
 """Repeats in a pattern; with PEFT's own prefix a match costs at most the cube of the name's length."""
 _PATTERN_SECONDS = 5.0
+_LARGEST = 1e9
 
 
 def read_adapter_config(folder: Path) -> dict[str, Any]:
@@ -36,12 +37,13 @@ def read_adapter_config(folder: Path) -> dict[str, Any]:
     config = read_object(path, str(folder))
     if config.get("peft_type") != "LORA":
         raise CheckpointError(
-            f"{folder}: is an adapter of kind {config.get('peft_type')}; only LORA is supported, merge it with PEFT"
+            f"{folder}: is an adapter of kind {_shown(config.get('peft_type'))}; only LORA is supported, merge it"
+            " with PEFT"
         )
     for key in ("r", "lora_alpha"):
         if not _is_number(config.get(key)) or config["r"] <= 0:
             raise CheckpointError(
-                f"{path}: {key} is {config.get(key)!r}, not a positive number; save the adapter again"
+                f"{path}: {key} is {repr(config.get(key))[:80]}, not a positive number; save the adapter again"
             )
     for key in _REFUSED:
         if config.get(key):
@@ -53,8 +55,8 @@ def read_adapter_config(folder: Path) -> dict[str, Any]:
         _check_pattern(path, pattern)
     if str(config.get("init_lora_weights")).lower().startswith(_CHANGES_BASE):
         raise CheckpointError(
-            f"{folder}: was initialised with {config['init_lora_weights']}, which changes the base's weights; convert"
-            " it to plain LoRA or merge it with PEFT first"
+            f"{folder}: was initialised with {_shown(config['init_lora_weights'])}, which changes the base's weights;"
+            " convert it to plain LoRA or merge it with PEFT first"
         )
     return config
 
@@ -78,8 +80,12 @@ def scaling(folder: Path, config: dict[str, Any], modules: dict[str, int]) -> It
         yield float(alpha / math.sqrt(rank) if config.get("use_rslora") else alpha / rank)
 
 
+def _shown(value: Any) -> str:
+    return str(value)[:80] if str(value).isprintable() else repr(value)[:80]
+
+
 def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and -_LARGEST < value < _LARGEST
 
 
 def _check_pattern(path: Path, pattern: str) -> None:

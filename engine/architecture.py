@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterable
 from functools import lru_cache
 
-_LAYER = re.compile(r"^((?:.*?\.)?)(\d+)(\..+)$")
+_LAYER = re.compile(r"^((?:.*?\.)?)(\d{1,5})(\..+)$")
 _EMBEDDINGS = (
     "embed_tokens.weight",
     "wte.weight",

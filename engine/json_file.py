@@ -10,6 +10,7 @@ from engine.errors import CheckpointError
 
 LIMIT = 64 << 20
 """Bytes; the largest index of a real model has about 20 MB."""
+_DEPTH = 64
 
 
 def read_object(path: Path, where: str) -> dict[str, Any]:
@@ -26,6 +27,23 @@ def read_object(path: Path, where: str) -> dict[str, Any]:
     except (OSError, ValueError, RecursionError) as error:
         reason = " ".join(str(error).split())[:200]
         raise CheckpointError(f"{where}: {path.name} cannot be read: {reason}; download it again") from None
+    if _is_deep(content):
+        raise CheckpointError(
+            f"{where}: {path.name} is nested more than {_DEPTH} levels deep; replace it by the model's own"
+        )
     if not isinstance(content, dict):
         raise CheckpointError(f"{where}: {path.name} is not a JSON object; download it again")
     return content
+
+
+def _is_deep(content: Any) -> bool:
+    """Whether it is nested too deep for what walks through it by recursion, such as copying and writing it."""
+    level = [content]
+    for _ in range(_DEPTH):
+        level = [
+            item
+            for each in level
+            if isinstance(each, (dict, list))
+            for item in (each.values() if isinstance(each, dict) else each)
+        ]
+    return bool(level)

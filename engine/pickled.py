@@ -17,7 +17,7 @@ from typing import IO, Any
 import torch
 
 from engine.errors import CheckpointError
-from engine.shard import DTYPE_NAMES, TensorInfo
+from engine.shard import DTYPE_NAMES, TensorInfo, check_name
 
 _ZIP = b"PK\x03\x04"
 _LEGACY = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19"
@@ -42,6 +42,8 @@ class PickledShard:
         """Read names, shapes and dtypes. Raises CheckpointError naming the file; no code of the file is run."""
         self.path = path
         self._tensors = _load(path)
+        for name in self._tensors:
+            check_name(path, name)
         self.tensors = {name: _info(path, name, tensor) for name, tensor in self._tensors.items()}
 
     def read(self, name: str) -> torch.Tensor:

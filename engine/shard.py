@@ -18,8 +18,10 @@ import torch
 
 from engine.errors import CheckpointError
 
-HEADER_LIMIT = 100_000_000
-"""Bytes; the format's own limit."""
+HEADER_LIMIT = 32_000_000
+"""Bytes, room for 250,000 tensors. The format allows 100,000,000, which would take gigabytes to read."""
+_NAME_LIMIT = 1000
+_DIMENSIONS_LIMIT = 16
 
 DTYPES = {
     "BOOL": torch.bool,
@@ -93,7 +95,7 @@ def _read_header(path: Path) -> dict[str, _Place]:
             if size < 8:
                 raise _malformed(path, f"{size} bytes are too few for a header")
             if length > HEADER_LIMIT:
-                raise _malformed(path, f"its header claims {length} bytes, more than the format's {HEADER_LIMIT}")
+                raise _malformed(path, f"its header claims {length} bytes, more than {HEADER_LIMIT}")
             if length > size - 8:
                 raise _malformed(path, f"its header claims {length} bytes, the file has {size}")
             raw = file.read(length)
@@ -119,22 +121,37 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _place(path: Path, name: str, entry: Any, start: int) -> _Place:
+    check_name(path, name)
     if not isinstance(entry, dict) or not {"dtype", "shape", "data_offsets"} <= entry.keys():
         raise _malformed(path, f"the entry of {name} is not {{dtype, shape, data_offsets}}")
     dtype = DTYPES.get(entry["dtype"]) if isinstance(entry["dtype"], str) else None
     if dtype is None:
-        raise CheckpointError(f"{path}: {name} has dtype {entry['dtype']!r}, which is not supported; convert the model")
+        raise CheckpointError(
+            f"{path}: {name} has dtype {repr(entry['dtype'])[:80]}, which is not supported; convert the model"
+        )
     shape, offsets = entry["shape"], entry["data_offsets"]
     if not _are_sizes(shape) or not _are_sizes(offsets) or len(offsets) != 2:
-        raise _malformed(path, f"{name} has shape {shape!r} and offsets {offsets!r}")
+        raise _malformed(path, f"{name} has shape {repr(shape)[:80]} and offsets {repr(offsets)[:80]}")
     nbytes = math.prod(shape) * dtype.itemsize
     if offsets[1] - offsets[0] != nbytes:
         raise _malformed(path, f"{name} needs {nbytes} bytes for its shape, its offsets span {offsets[1] - offsets[0]}")
     return _Place(TensorInfo(tuple(shape), dtype, nbytes), start + offsets[0])
 
 
+def check_name(path: Path, name: str) -> None:
+    """Raise CheckpointError for a tensor's name that no line of text can show."""
+    if len(name) > _NAME_LIMIT or not name.isprintable():
+        raise CheckpointError(
+            f"{path}: {name[:80]!r} is no name of a tensor; take the model from a source that you trust"
+        )
+
+
 def _are_sizes(value: Any) -> bool:
-    return isinstance(value, list) and all(type(item) is int and 0 <= item < 1 << 63 for item in value)
+    return (
+        isinstance(value, list)
+        and len(value) <= _DIMENSIONS_LIMIT
+        and all(type(item) is int and 0 <= item < 1 << 63 for item in value)
+    )
 
 
 def _check_layout(path: Path, places: dict[str, _Place], start: int, size: int) -> None:

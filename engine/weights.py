@@ -8,7 +8,7 @@ from engine.errors import CheckpointError
 from engine.json_file import read_object
 from engine.own_files import check_own
 from engine.pickled import PickledShard
-from engine.shard import Shard
+from engine.shard import Shard, check_name
 
 AnyShard = Shard | PickledShard
 _SINGLES = ("model.safetensors", "pytorch_model.bin")
@@ -61,12 +61,18 @@ def _read_index(reference: str, path: Path) -> dict[str, str]:
         raise CheckpointError(
             f"{reference}: {path.name} has no weight_map of tensor names to file names; download it again"
         )
+    for name in files:
+        check_name(path, name)
     suffix = Path(path.name.removesuffix(".index.json")).suffix
     for file in sorted(set(files.values())):
-        if file.startswith("..") or any(letter in file for letter in "/\\:\0") or not file.endswith(suffix):
+        if (
+            file.startswith("..")
+            or any(letter in file for letter in "/\\:\0")
+            or not (file.isprintable() and file.endswith(suffix))
+        ):
             raise CheckpointError(
-                f"{reference}: {path.name} names {file!r}, which is no {suffix} file of the model's own folder; take"
-                " the model from a source that you trust"
+                f"{reference}: {path.name} names {file[:80]!r}, which is no {suffix} file of the model's own folder;"
+                " take the model from a source that you trust"
             )
         if not (path.parent / file).is_file():
             raise CheckpointError(f"{reference}: {file}, named in {path.name}, is missing; download it again")

@@ -210,7 +210,8 @@ def test_merges_of_every_family_load_and_equal_plain_torch(
 def test_a_layer_may_stand_twice(name: str, sources: Callable[[str], list[str]], tmp_path: Path) -> None:
     folder = sources(name)[1]
     recipe = Recipe.from_yaml(
-        f"{{merge_method: passthrough, dtype: float32, slices: [{{sources: [{{model: {folder}, layer_range: [0, 2]}}]}},"
+        "{merge_method: passthrough, dtype: float32, slices:"
+        f" [{{sources: [{{model: {folder}, layer_range: [0, 2]}}]}},"
         f" {{sources: [{{model: {folder}, layer_range: [1, 3]}}]}}]}}"
     )
     merge_to_folder(recipe, tmp_path / "out")
