@@ -6,10 +6,13 @@ into garbage weights or a crash of the process, so every rule of the format is e
 
 from __future__ import annotations
 
+import gc
 import json
 import math
 import mmap
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -61,7 +64,8 @@ class Shard:
     def __init__(self, path: Path) -> None:
         """Read and check the header. Raises CheckpointError naming the file."""
         self.path = path
-        self._places = _read_header(path)
+        with _uncollected():
+            self._places = _read_header(path)
         self.tensors = {name: place.info for name, place in self._places.items()}
         self._bytes: torch.Tensor | None = None
 
@@ -74,6 +78,18 @@ class Shard:
         if place.begin % place.info.dtype.itemsize:
             data = data.clone()  # a header of odd length: the view would not be aligned
         return data.view(place.info.dtype).reshape(place.info.shape)
+
+
+@contextmanager
+def _uncollected() -> Iterator[None]:
+    """Without the garbage collector, which would go through a header's hundred thousands of objects again and again."""
+    running = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if running:
+            gc.enable()
 
 
 def _map(path: Path) -> torch.Tensor:
