@@ -11,12 +11,17 @@ _MARGIN = 64 << 20
 """Bytes kept free besides the weights: tokenizer files and the file system's own needs."""
 
 
-def free_disk(folder: Path) -> int:
-    """Return the bytes free where `folder` stands or will stand."""
+def standing(folder: Path) -> Path:
+    """Return the folder, or the nearest above it that is there."""
     folder = folder.absolute()
     while not folder.exists():
         folder = folder.parent
-    return shutil.disk_usage(folder).free
+    return folder
+
+
+def free_disk(folder: Path) -> int:
+    """Return the bytes free where `folder` stands or will stand."""
+    return shutil.disk_usage(standing(folder)).free
 
 
 def check_disk(folder: Path, needed: int) -> None:

@@ -18,7 +18,7 @@ from engine.execute import Executor
 from engine.model_card import model_card as card_of
 from engine.plan import Plan, plan
 from engine.recipe import Recipe
-from engine.room import check_disk, check_memory, in_units
+from engine.room import check_disk, check_memory, in_units, standing
 from engine.shard_file import write_shard
 from engine.shard_layout import INDEX_FILE, ShardLayout, index, layout
 
@@ -66,11 +66,16 @@ def merge_to_folder(
 
 
 def check_target(folder: Path) -> None:
-    """Raise OutputError unless the folder is absent, empty, or a checkpoint that we wrote."""
+    """Raise OutputError unless the folder is absent, empty, or a checkpoint that we wrote, where we may write."""
     if folder.exists() and not folder.is_dir():
         raise OutputError(f"{folder}: is a file; name a folder")
     if folder.is_dir() and any(folder.iterdir()) and not (folder / RECIPE_FILE).is_file():
         raise OutputError(f"{folder}: is not empty and holds no {RECIPE_FILE}; name a new folder or remove this one")
+    parent = standing(Path(os.path.realpath(folder)).parent)
+    if not parent.is_dir():
+        raise OutputError(f"{folder}: cannot be made, as {parent} is a file; choose another folder")
+    if not os.access(parent, os.W_OK | os.X_OK):
+        raise OutputError(f"{folder}: cannot be made, as {parent} is read-only; choose another folder")
 
 
 def write_checkpoint(

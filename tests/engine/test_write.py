@@ -96,6 +96,8 @@ def test_replaces_only_what_we_wrote(recipe: Recipe, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     with pytest.raises(OutputError, match="is a file"):
         merge_to_folder(recipe, tmp_path / "file")
+    with pytest.raises(OutputError, match=r"cannot be made, as .*file is a file"):
+        merge_to_folder(recipe, tmp_path / "file" / "deep" / "out")
 
 
 def test_an_interrupted_merge_leaves_the_old_one(recipe: Recipe, tmp_path: Path) -> None:

@@ -151,6 +151,8 @@ app(sys.argv[1:])
     [
         (["merge", "a.yaml", "out"], "auto", usable_cores()),
         (["merge", "a.yaml", "out"], "7", 7),
+        (["merge", "a.yaml", "out", "--threads", "3"], "7", 3),
+        (["merge", "a.yaml", "out", "-j3"], "auto", 3),
         (["status", "a"], "4,2", 1),
         (["status", "a"], "7", 7),
     ],

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 import os
+import pty
 import re
 import subprocess
 import sys
@@ -301,6 +302,24 @@ app(sys.argv[1:])
     dry, whole = merges([path, "out", *size, "--dry-run"], [path, "out", *size], cwd=tmp_path)
     assert "kept      2 files of an interrupted start" in dry[1]
     assert whole[0] == 0
+
+
+def test_a_terminal_shows_bytes_and_speed(tmp_path: Path) -> None:
+    ours, theirs = pty.openpty()
+    done = subprocess.run(
+        [sys.executable, "-m", "evolve", "merge", recipe(tmp_path), str(tmp_path / "out")],
+        cwd=ROOT,
+        env={**os.environ, "TERM": "xterm", "COLUMNS": "100"},
+        stdout=subprocess.PIPE,
+        stderr=theirs,
+        check=True,
+    )
+    os.close(theirs)
+    shown = os.read(ours, 1 << 16).decode()
+    os.close(ours)
+    assert done.stdout.startswith(b"wrote ")
+    assert "merging" in shown
+    assert " kB" in shown
 
 
 @pytest.mark.parametrize(
