@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from engine.methods import METHODS
-from engine.recipe import Recipe
+from engine.stages import read_stages
 from evolve.cli import app
 from evolve.config import SearchConfig
 
@@ -29,7 +29,7 @@ def test_yaml_examples_are_searches_or_recipes() -> None:
     assert len(examples) >= 2
     for text in examples:
         if "merge_method" in text:
-            Recipe.from_yaml(text)
+            read_stages(text)
         else:
             SearchConfig.model_validate(yaml.safe_load(text))
 
