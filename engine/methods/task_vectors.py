@@ -72,9 +72,7 @@ def factors(p: Mapping[str, Any], ratios: Sequence[float]) -> list[float]:
     return [w * p["lambda"] / divisor * ratio for w, ratio in zip(p["weight"], ratios, strict=True)]
 
 
-def _sparsified(
-    delta: torch.Tensor, p: Mapping[str, Any], i: int, sparsify: Sparsifier
-) -> tuple[torch.Tensor, float]:
+def _sparsified(delta: torch.Tensor, p: Mapping[str, Any], i: int, sparsify: Sparsifier) -> tuple[torch.Tensor, float]:
     """Return what is kept of a task vector, and the factor r_i that restores its L1 norm where that is asked for."""
     density = p["density"][i]
     if density >= 1.0 or delta.numel() == 0:
