@@ -102,10 +102,14 @@ def _snapshot(location: Location, revision: str | None, files: list[str], token:
     except Exception as error:
         # The client raises its own classes, those of its HTTP library (another one in each major version) and
         # OSError; for the user all of them mean that this model could not be had.
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
-        if token:
-            reason = reason.replace(token, "<token>")
+        reason = _without_secrets(" ".join(str(error).split()), token)[:200] or type(error).__name__
         raise CheckpointError(
             f"{asked}: no such folder, and not to be had from the Hub ({type(error).__name__}: {reason}); check the"
             " spelling, the network or HF_HUB_OFFLINE, and for gated models the token"
         ) from None
+
+
+def _without_secrets(text: str, token: str | None) -> str:
+    """Leave away tokens, and passwords in addresses of proxies and endpoints."""
+    text = text.replace(token, "<token>") if token else text
+    return re.sub(r"//[^/@\s]+@", "//", re.sub(r"\bhf_\w{8,}", "<token>", text))

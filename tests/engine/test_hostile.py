@@ -27,7 +27,7 @@ from engine.shard import Shard
 from engine.write import merge_to_folder
 
 Make = Callable[..., str]
-SECONDS = 10
+SECONDS = 20
 
 
 @pytest.fixture(autouse=True)
