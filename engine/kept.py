@@ -39,13 +39,10 @@ class Kept:
 
     def words(self, source: Input, make: Callable[[], Array]) -> Array | None:
         """Return a source's words, or None where there is no room for them."""
-        key = ("words", source.checkpoint, source.name)
+        size = source.float_bytes
         with self._lock:
-            if key in self._values:
-                found: Array = self._values[key]
-                return found
-            size = source.float_bytes
-            if size > self._room:
-                return None
-            self._room -= size
+            if ("words", (source.checkpoint, source.name)) not in self._values:
+                if size > self._room:
+                    return None
+                self._room -= size
         return self.get("words", (source,), make)

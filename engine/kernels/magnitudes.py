@@ -15,16 +15,18 @@ from typing import Any
 
 import numpy as np
 
-from engine.kernels.words import MAGNITUDE, bits, compiled, value
+from engine.kernels.words import MAGNITUDE, bits, compiled, part, value
 from engine.methods.method import Array
 
-BUCKET = 13
+OPEN_BITS = 13
 """Bits of a magnitude that a bucket leaves open: 1,024 buckets between two powers of two."""
+LOWEST, HIGHEST = (127 - 32) << 10, (127 + 8) << 10
+"""The buckets of 2^-32 and 2^8, in the first and the last of which all smaller and larger magnitudes count as well."""
 SLOTS = 1 << 17
 """Of the hash table, at most: 1 MiB, which stays in the second cache."""
 BLOCK = 1024
-TIES = 4096
-"""Elements between two looks at how many ties were met."""
+NEAR, TIES = 256, 4096
+"""Elements that are counted before they are gone through one by one: few may be wanted, or only the last ones."""
 
 
 @dataclass(frozen=True)
@@ -59,27 +61,28 @@ NONE = Cut(math.inf, _EVERYWHERE)
 
 @dataclass(frozen=True)
 class Magnitudes:
-    """The distinct magnitudes, or the buckets, that occur, descending, and how many elements each and all above have.
+    """The magnitudes, or `buckets` of them, that occur, descending, and how many elements each and all above have.
 
-    `words` uint32 (m,): the magnitude, or its upper bits where `open_bits` is not 0; `reaching` int64 (m,).
+    `words` uint32 (m,): the magnitude's bits, or those of a bucket but the open ones; `reaching` int64 (m,).
     """
 
     words: Array
     reaching: Array
-    open_bits: int
+    buckets: bool
 
     def cut(self, k: int, values: Values) -> Cut:
         """Return where the k largest end, 1 <= k <= n. Equal magnitudes rank by position, the first highest."""
         place = int(np.searchsorted(self.reaching, k))
         word, above = int(self.words[place]), int(self.reaching[place - 1]) if place else 0
-        if self.open_bits:
+        if self.buckets:
             return self._cut_in_bucket(word, k - above, values)
         if word == 0 or k == self.reaching[place]:  # whether zeros are kept does not matter
             return Cut(_real(word), _EVERYWHERE)
         return Cut(_real(word), _position_of(k - above, np.uint32(word), values))
 
     def _cut_in_bucket(self, bucket: int, k: int, values: Values) -> Cut:
-        low, high = np.uint32(bucket << self.open_bits), np.uint32(((bucket + 1) << self.open_bits) - 1)
+        low = np.uint32(0 if bucket == LOWEST else bucket << OPEN_BITS)
+        high = np.uint32(MAGNITUDE if bucket == HIGHEST else ((bucket + 1) << OPEN_BITS) - 1)
 
         def inside(begin: int, end: int) -> tuple[Array, Array]:
             words, positions = collect(*values.read(begin, end), low, high)
@@ -123,27 +126,34 @@ def count(values: Values) -> Magnitudes:
         tables += values.over(distinct, values.pieces[1:])
     whole = [table for table in tables if table is not None]
     if len(whole) == len(tables):
-        return _descending(np.concatenate([t[0] for t in whole]), np.concatenate([t[1] for t in whole]), 0)
+        return _descending(np.concatenate([t[0] for t in whole]), np.concatenate([t[1] for t in whole]), buckets=False)
 
     def buckets(begin: int, end: int) -> Array:
-        counts = np.zeros((2, 1 << (31 - BUCKET)), np.uint32)
-        count_buckets(*values.read(begin, end), counts)
+        counts = np.zeros((2, HIGHEST - LOWEST + 1), np.uint32)
+        count_buckets(*values.read(begin, end), counts[0], counts[1])
         return counts.sum(axis=0)
 
     counts = np.sum(values.over(buckets, values.pieces), axis=0)
     used = np.flatnonzero(counts)
-    return _descending(used.astype(np.uint32), counts[used], BUCKET)
+    return _descending(used.astype(np.uint32) + np.uint32(LOWEST), counts[used], buckets=True)
 
 
-def _descending(words: Array, counts: Array, open_bits: int) -> Magnitudes:
+def _descending(words: Array, counts: Array, *, buckets: bool) -> Magnitudes:
     order = np.argsort(words, kind="stable")[::-1]
     words, counts = words[order], counts[order].astype(np.int64)
     starts = np.flatnonzero(np.diff(words, prepend=words[:1] + np.uint32(1)))  # chunks share magnitudes
-    return Magnitudes(words[starts].copy(), np.cumsum(np.add.reduceat(counts, starts)), open_bits)
+    return Magnitudes(words[starts].copy(), np.cumsum(np.add.reduceat(counts, starts)), buckets)
 
 
 def _slots(n: int) -> int:
     return min(SLOTS, 1 << max(10, (n // 8).bit_length()))
+
+
+@compiled
+def _fill(base: Any, x: Any, words: Any) -> None:
+    """Set words, uint32, to the magnitudes of |x - base|."""
+    for j in range(words.shape[0]):
+        words[j] = np.uint32(bits(value(base, x, j)) & MAGNITUDE)
 
 
 @compiled
@@ -159,11 +169,10 @@ def count_distinct(base: Any, x: Any, keys: Any, counts: Any) -> bool:
     block = np.empty(BLOCK, np.uint32)
     n = x.shape[0]
     for begin in range(0, n, BLOCK):
-        count = min(BLOCK, n - begin)
-        for j in range(count):
-            block[j] = bits(value(base, x, begin + j)) & MAGNITUDE
-        for j in range(count):
-            key = np.uint32(block[j] + np.uint32(1))
+        words = block[: min(BLOCK, n - begin)]
+        _fill(part(base, begin, begin + BLOCK), part(x, begin, begin + BLOCK), words)
+        for word in words:
+            key = np.uint32(word + np.uint32(1))
             slot = np.uint32(np.uint32(key * np.uint32(0x9E3779B1)) >> shift)  # Knuth's multiplicative hashing
             while keys[slot] != key:
                 if keys[slot] == 0:
@@ -178,19 +187,31 @@ def count_distinct(base: Any, x: Any, keys: Any, counts: Any) -> bool:
 
 
 @compiled
-def count_buckets(base: Any, x: Any, counts: Any) -> None:
-    """Count the upper bits of |x - base| in uint32 (2, buckets): two tables, as equal neighbours would wait."""
+def count_buckets(base: Any, x: Any, even: Any, odd: Any) -> None:
+    """Count the buckets of |x - base| in two tables, of even and odd elements: equal neighbours need not wait."""
     block = np.empty(BLOCK, np.uint32)
     n = x.shape[0]
     for begin in range(0, n, BLOCK):
-        count = min(BLOCK, n - begin)
-        for j in range(count):
-            block[j] = np.uint32(bits(value(base, x, begin + j)) & MAGNITUDE) >> np.uint32(BUCKET)
-        for j in range(0, count - 1, 2):
-            counts[0, block[j]] += np.uint32(1)
-            counts[1, block[j + 1]] += np.uint32(1)
-        if count % 2:
-            counts[0, block[count - 1]] += np.uint32(1)
+        words = block[: min(BLOCK, n - begin)]
+        _fill(part(base, begin, begin + BLOCK), part(x, begin, begin + BLOCK), words)
+        for j in range(words.shape[0]):
+            bucket = np.int32(words[j] >> np.uint32(OPEN_BITS))
+            words[j] = np.uint32(min(max(bucket, np.int32(LOWEST)), np.int32(HIGHEST)) - np.int32(LOWEST))
+        for j in range(0, words.shape[0] - 1, 2):
+            even[words[j]] += np.uint32(1)
+            odd[words[j + 1]] += np.uint32(1)
+        if words.shape[0] % 2:
+            even[words[-1]] += np.uint32(1)
+
+
+@compiled
+def _count_between(base: Any, x: Any, low: Any, high: Any) -> Any:
+    """Return how many magnitudes of |x - base| lie from low to high."""
+    found = np.uint32(0)
+    for j in range(x.shape[0]):
+        word = np.uint32(bits(value(base, x, j)) & MAGNITUDE)
+        found = np.uint32(found + np.uint32((word >= low) & (word <= high)))
+    return np.int64(found)
 
 
 @compiled
@@ -198,23 +219,19 @@ def collect(base: Any, x: Any, low: Any, high: Any) -> Any:
     """Return the magnitudes of |x - base| from low to high, and their positions, in order: uint32 and int64."""
     words, positions = np.empty(BLOCK, np.uint32), np.empty(BLOCK, np.int64)
     found = 0
-    block = np.empty(256, np.uint32)
     n = x.shape[0]
-    for begin in range(0, n, 256):
-        count = min(256, n - begin)
-        hits = np.uint32(0)
-        for j in range(count):
-            word = np.uint32(bits(value(base, x, begin + j)) & MAGNITUDE)
-            block[j] = word
-            hits += np.uint32(1) if (word >= low) & (word <= high) else np.uint32(0)
+    for begin in range(0, n, NEAR):
+        own_base, own = part(base, begin, begin + NEAR), part(x, begin, begin + NEAR)
+        hits = _count_between(own_base, own, low, high)
         if hits == 0:
             continue
         if found + hits > words.shape[0]:
             words = np.concatenate((words, np.empty_like(words)))
             positions = np.concatenate((positions, np.empty_like(positions)))
-        for j in range(count):
-            if (block[j] >= low) & (block[j] <= high):
-                words[found] = block[j]
+        for j in range(own.shape[0]):
+            word = np.uint32(bits(value(own_base, own, j)) & MAGNITUDE)
+            if (word >= low) & (word <= high):
+                words[found] = word
                 positions[found] = begin + j
                 found += 1
     return words[:found], positions[:found]
@@ -225,17 +242,14 @@ def nth_equal(base: Any, x: Any, word: Any, nth: int) -> Any:
     """Return (index of the nth element of that magnitude, 0), or (-1, how many are missing)."""
     n = x.shape[0]
     for begin in range(0, n, TIES):
-        end = min(begin + TIES, n)
-        here = np.uint32(0)
-        for j in range(begin, end):
-            same = np.uint32(bits(value(base, x, j)) & MAGNITUDE) == word
-            here += np.uint32(1) if same else np.uint32(0)
+        own_base, own = part(base, begin, begin + TIES), part(x, begin, begin + TIES)
+        here = _count_between(own_base, own, word, word)
         if here < nth:
             nth -= here
             continue
-        for j in range(begin, end):
-            if np.uint32(bits(value(base, x, j)) & MAGNITUDE) == word:
+        for j in range(own.shape[0]):
+            if np.uint32(bits(value(own_base, own, j)) & MAGNITUDE) == word:
                 nth -= 1
                 if nth == 0:
-                    return j, 0
+                    return begin + j, 0
     return -1, nth

@@ -50,6 +50,18 @@ def _kept(rules: Any, i: Any, start: Any, j: Any, delta: Any) -> Any:
     )
 
 
+def rules_from(rules: Any, begin: int) -> Any:
+    """Return the rules for what comes from `begin` on."""
+    raise NotImplementedError("only inside compiled loops")
+
+
+@overload(rules_from, strict=False)
+def _rules_from(rules: Any, begin: Any) -> Any:
+    if isinstance(rules, types.Array):
+        return lambda rules, begin: rules[begin:]
+    return lambda rules, begin: rules
+
+
 @compiled
 def sum_kept(base: Any, xs: Any, c: Any, rules: Any, start: Any, out: Any) -> bool:
     """Set out to base + sum_i c_i kept(x_i - base); True where all of it is finite."""
@@ -104,11 +116,13 @@ def l1_sums(base: Any, x: Any, rules: Any, start: Any) -> Any:
     every, some = 0.0, 0.0
     sizes, kept_sizes = np.empty(BLOCK, np.float32), np.empty(BLOCK, np.float32)
     for begin in range(0, n, BLOCK):
-        count = min(BLOCK, n - begin)
-        for j in range(count):
-            delta = load(x, begin + j) - load(base, begin + j)
+        own_base, own = base[begin : begin + BLOCK], x[begin : begin + BLOCK]
+        own_rules = rules_from(rules, begin)
+        own_start = np.uint32(start + np.uint32(begin))
+        for j in range(own.shape[0]):
+            delta = load(own, j) - load(own_base, j)
             sizes[j] = abs(delta)
-            kept_sizes[j] = abs(delta) if kept(rules, 0, start, begin + j, delta) else ZERO
-        every += total(sizes[:count])
-        some += total(kept_sizes[:count])
+            kept_sizes[j] = abs(delta) if kept(own_rules, 0, own_start, j, delta) else ZERO
+        every += total(sizes[: own.shape[0]])
+        some += total(kept_sizes[: own.shape[0]])
     return every, some

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from engine.kernels.kernel import Kernel, Merge, floats
-from engine.kernels.words import compiled, finite, load, store, value
+from engine.kernels.words import compiled, finite, load, part, store, value
 from engine.methods.combination import NO_GRAM
 from engine.methods.method import Array, Combination, Rng
 from engine.operands import Operands
@@ -107,12 +107,11 @@ def total(x: Any) -> float:
 
 @compiled
 def _dot(base: Any, x: Any, y: Any) -> float:
-    n = x.shape[0]
-    whole = n - n % LANES
     sums = np.zeros(LANES)
-    for j in range(0, whole, LANES):
-        for lane in range(LANES):
-            sums[lane] += np.float64(value(base, x, j + lane)) * np.float64(value(base, y, j + lane))
-    for j in range(whole, n):
-        sums[0] += np.float64(value(base, x, j)) * np.float64(value(base, y, j))
+    n = x.shape[0]
+    for begin in range(0, n, LANES):
+        own_base = part(base, begin, begin + LANES)
+        own_x, own_y = part(x, begin, begin + LANES), part(y, begin, begin + LANES)
+        for lane in range(own_x.shape[0]):
+            sums[lane] += np.float64(value(own_base, own_x, lane)) * np.float64(value(own_base, own_y, lane))
     return sums.sum()

@@ -55,6 +55,21 @@ def _load(words: Any, j: Any) -> Any:
     return lambda words, j: words[j]
 
 
+def part(words: Any, begin: int, end: int) -> Any:
+    """Return the words from begin to end, or None of None.
+
+    Loops go over parts from 0 on: an index that might be negative, as numba must think of a sum, is not vectorised.
+    """
+    raise NotImplementedError("only inside compiled loops")
+
+
+@overload(part, inline="always", strict=False)
+def _part(words: Any, begin: Any, end: Any) -> Any:
+    if isinstance(words, types.NoneType):
+        return lambda words, begin, end: None
+    return lambda words, begin, end: words[begin:end]
+
+
 @compiled
 def value(base: Any, words: Any, j: int) -> Any:
     """Return element j, or its difference from the base's where `base` is not None."""
