@@ -7,6 +7,7 @@ import json
 import os
 import pty
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -51,12 +52,12 @@ def recipe(folder: Path, **changes: Any) -> str:
     return str(path)
 
 
-def merges(*all_arguments: list[str], cwd: Path) -> list[Result]:
+def merges(*all_arguments: list[str], cwd: Path, **environment: str) -> list[Result]:
     """Exit code, output and errors of each `evolve merge`, all in one process."""
     done = subprocess.run(
         [sys.executable, "-c", EACH, json.dumps([["merge", *arguments] for arguments in all_arguments])],
         cwd=cwd,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "100"},
+        env={**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "100", **environment},
         capture_output=True,
         text=True,
         check=False,
@@ -128,6 +129,22 @@ def test_mergekits_options_do_what_they_do_there(tmp_path: Path) -> None:
     assert len(list((tmp_path / "full").glob("*.safetensors"))) > 1
     assert names(tmp_path / "short") == BARE
     assert "cache" not in names(tmp_path)
+
+
+def test_models_of_the_hub_are_looked_for_in_the_cache_that_is_named(tmp_path: Path) -> None:
+    stored = tmp_path / "cache" / "models--org--name"
+    shutil.copytree(A, stored / "snapshots" / "0123")
+    (stored / "refs").mkdir()
+    (stored / "refs" / "main").write_text("0123")
+    path = recipe(tmp_path, merge_method="passthrough", base_model=A, models=[{"model": "org/name"}])
+    cases = [[path, "there", "--transformers-cache", "cache"], [path, "not", "--transformers-cache", "none"]]
+    (found,), (missing,) = (
+        merges(each, cwd=tmp_path, HF_HUB_OFFLINE="1", HF_HOME=str(tmp_path / "home")) for each in cases
+    )
+    assert (found[0], found[2]) == (0, "")
+    assert same(tmp_path / "there", Path(A))
+    assert missing[0] == 2
+    assert "org/name: no such folder, and not to be had from the Hub" in missing[2]
 
 
 def test_several_recipes_in_one_file(tmp_path: Path) -> None:
