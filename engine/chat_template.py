@@ -145,6 +145,6 @@ def template_files(template: str, donor: Path, files: Mapping[str, bytes | None]
 def _read(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}  # absent, or broken: whoever loads the tokenizer says so
     return content if isinstance(content, dict) else {}

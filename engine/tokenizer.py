@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.errors import CheckpointError
+from engine.tokenizer_check import check_tokenizer
 
 # Files from which a slow tokenizer would be built, without the new tokens.
 _STALE = ("vocab.json", "merges.txt", "vocab.txt", "added_tokens.json", "tokenizer.model", "spiece.model")
@@ -25,8 +26,7 @@ def _load(folder: Path, where: str) -> bytes:
 def _parse(text: bytes, where: str) -> dict[str, Any]:
     try:
         content: dict[str, Any] = json.loads(text)
-        _plain(content)
-        _added(content)
+        check_tokenizer(content, text)
     except (ValueError, LookupError, TypeError, RecursionError) as error:
         raise _unusable(where, error) from None
     return content

@@ -428,3 +428,45 @@ def test_the_command_says_it_in_one_line(
     assert len(told.strip().splitlines()) == 1
     assert "Traceback" not in told
     assert not (tmp_path / "out").exists()
+
+
+TOKENIZERS: dict[str, Any] = {
+    "no object": [],
+    "no model": {},
+    "ids in words": {"model": {"vocab": {"a": "x"}}},
+    "an id of 2^62": {"model": {"vocab": {"a": 1 << 62}}},
+    "an id of 10^10": {"model": {"vocab": {"a": 10**10}}},
+    "a negative id": {"model": {"vocab": {"a": -5}}},
+    "an id that is no number": {"model": {"vocab": {"a": float("nan")}}},
+    "no tokens": {"model": {"vocab": {}}},
+    "no scores": {"model": {"vocab": [["a"]]}},
+    "an added token without id": {"model": {"vocab": {"a": 0}}, "added_tokens": [{"content": "x"}]},
+    "added tokens in words": {"model": {"vocab": {"a": 0}}, "added_tokens": "abc"},
+    "merges that are none": {"model": {"vocab": {"a": 0, "b": 1}, "merges": ["abc"]}},
+    "merges of nothing": {"model": {"vocab": {"a": 0, "b": 1}, "merges": [None]}},
+    "half a letter": {"model": {"vocab": {"\ud800": 0}}},
+}
+
+
+@pytest.mark.parametrize("kind", TOKENIZERS)
+@pytest.mark.parametrize("source", ["union", "base"])
+def test_hostile_tokenizers_are_refused(kind: str, source: str, make: Make, tmp_path: Path) -> None:
+    good, folder = make("good"), make("harmful")
+    (Path(good) / "tokenizer.json").write_text(json.dumps({"model": {"vocab": {"a": 0, "b": 1}, "merges": []}}))
+    (Path(folder) / "tokenizer.json").write_text(json.dumps(TOKENIZERS[kind]))
+    for first, second in ((good, folder), (folder, good)):
+        recipe = Recipe.from_yaml(
+            f"{{merge_method: task_arithmetic, base_model: {first}, tokenizer_source: {source},"
+            f" models: [{{model: {second}, parameters: {{weight: 1}}}}]}}"
+        )
+        with pytest.raises(CheckpointError, match=r"harmful.*no usable tokenizer\.json"):
+            merge_to_folder(recipe, tmp_path / "out")
+
+
+def test_a_deep_tokenizer_config_is_no_crash(make: Make, tmp_path: Path) -> None:
+    folder = make("harmful")
+    (Path(folder) / "tokenizer_config.json").write_text("[" * 100_000)
+    models = f"[{{model: {folder}, parameters: {{weight: 1}}}}]"
+    merge_to_folder(
+        Recipe.from_yaml(f"{{merge_method: linear, models: {models}, chat_template: auto}}"), tmp_path / "out"
+    )
