@@ -11,6 +11,7 @@ from engine.blocks import Part
 from engine.checkpoint import Checkpoint
 from engine.job import Job
 from engine.layer_config import set_layers, text_section
+from engine.slots import is_tied
 from engine.vocabulary import Vocabulary
 
 _TOKEN_IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
@@ -37,7 +38,7 @@ def output_config(
             set_layers(config, owner, part)
     if not tied:
         for section in (config, text):
-            if section.get("tie_word_embeddings"):
+            if section.get("tie_word_embeddings") or is_tied(owner):  # tied by default: what is not said must be
                 section["tie_word_embeddings"] = False
     dtype = str(max(jobs, key=lambda job: math.prod(job.shape)).dtype).removeprefix("torch.")
     config["torch_dtype" if "torch_dtype" in config and "dtype" not in config else "dtype"] = dtype

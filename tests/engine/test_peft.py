@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import warnings
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,8 @@ def model(kind: str, tied: bool = False) -> Any:
             vocab_size=37, hidden_size=16, intermediate_size=24, num_hidden_layers=2, num_attention_heads=2
         )
         return transformers.BertForSequenceClassification(config).eval()
+    elif kind == "gemma3":
+        config = transformers.Gemma3TextConfig(**_SMALL, head_dim=4)
     else:
         config = {"llama": transformers.LlamaConfig, "qwen2": transformers.Qwen2Config}[kind](
             **_SMALL, tie_word_embeddings=tied
@@ -131,3 +134,20 @@ def test_tied_models_compute_what_the_adapter_was_trained_to(case: str, kind: st
         torch.testing.assert_close(merged.eval()(tokens).logits, made(tokens).logits, rtol=1e-4, atol=1e-4)
     tied = ["saved and kept tied", "neither"] + ["kept tied"] * (kind != "gpt2")  # PEFT does not find GPT-2's tie
     assert merged.config.tie_word_embeddings is (case in tied)
+
+
+def test_a_base_that_is_tied_without_saying_so_is_parted_in_the_result(tmp_path: Path) -> None:
+    reference, made = adapted("gemma3", tmp_path, target_modules=["lm_head"])
+    path = tmp_path / "base" / "config.json"
+    config = json.loads(path.read_text())
+    del config["tie_word_embeddings"]
+    path.write_text(json.dumps(config))
+    recipe = Recipe.from_yaml(
+        f"{{merge_method: task_arithmetic, base_model: {tmp_path / 'base'},"
+        f" models: [{{model: {reference}, parameters: {{weight: 1}}}}]}}"
+    )
+    merge_to_folder(recipe, tmp_path / "out")
+    merged = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "out").eval()
+    tokens = torch.arange(12)[None]
+    with torch.no_grad():
+        torch.testing.assert_close(merged(tokens).logits, made(tokens).logits, rtol=1e-4, atol=1e-4)
