@@ -58,7 +58,8 @@ def set_layers(config: dict[str, Any], owner: Checkpoint, part: Part) -> None:
     for key in [key for key, value in section.items() if _is_per_layer(key, value, before)]:
         section[key] = [_entry(_at(c.config, path), key, layer, section[key]) for c, layer in made]
     for key in [key for key, value in section.items() if _is_indices(key, value, before)]:
-        section[key] = [i for i, (c, layer) in enumerate(made) if layer in _at(c.config, path).get(key, section[key])]
+        listed = [(_list(_at(c.config, path), key, section[key]), layer) for c, layer in made]
+        section[key] = [i for i, (there, layer) in enumerate(listed) if layer in there]
     if "layer_types" not in section and (types := _layer_types(path, made)):
         section["layer_types"] = types
 
@@ -75,7 +76,8 @@ def _section(config: Mapping[str, Any], module: str | None) -> tuple[str, ...]:
 
 def _at(config: dict[str, Any], path: Sequence[str]) -> dict[str, Any]:
     for key in path:
-        config = config.get(key) or {}
+        nested = config.get(key)
+        config = nested if isinstance(nested, dict) else {}
     return config
 
 
@@ -101,8 +103,13 @@ def _is_indices(key: str, value: Any, layers: int) -> bool:
     return all(type(item) is int and 0 <= item < layers for item in value) and len(set(value)) == len(value)
 
 
+def _list(config: Mapping[str, Any], key: str, fallback: list[Any]) -> list[Any]:
+    there = config.get(key)
+    return there if isinstance(there, list) else fallback
+
+
 def _entry(config: Mapping[str, Any], key: str, layer: int, fallback: list[Any]) -> Any:
-    there = config.get(key, fallback)
+    there = _list(config, key, fallback)
     return there[layer] if layer < len(there) else fallback[layer % len(fallback)]
 
 

@@ -13,6 +13,7 @@ from engine.errors import CheckpointError
 from engine.tokenizer_check import check_tokenizer
 
 # Files from which a slow tokenizer would be built, without the new tokens.
+_MOST = 1 << 31
 _STALE = ("vocab.json", "merges.txt", "vocab.txt", "added_tokens.json", "tokenizer.model", "spiece.model")
 
 
@@ -58,7 +59,7 @@ def _added_list(content: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def _ids(content: dict[str, Any]) -> dict[str, int]:
-    return _plain(content) | {token: int(entry["id"]) for token, entry in _added(content).items()}
+    return _plain(content) | {token: entry["id"] for token, entry in _added(content).items()}
 
 
 class _Text:
@@ -105,7 +106,10 @@ def extend_tokenizer(
     for folder, text in zip(others, texts, strict=True):
         if text in distinct:
             distinct.remove(text)
-            _unite(content, _parse(text, str(folder)), ids)
+            try:
+                _unite(content, _parse(text, str(folder)), ids)
+            except (ValueError, LookupError, TypeError, AttributeError) as error:  # merges or scores of a broken one
+                raise _unusable(f"{where} or {folder}", error) from None
     _add(content, [_flags(token) for token in new], ids)
     if len(ids) == before:
         return ids, {}

@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from engine.architecture import embedding_name, head_name, split_layer
 from engine.blocks import Block
 from engine.checkpoint import Checkpoint
 from engine.entries import TokenizerEntry, ZeroRow
@@ -27,6 +28,7 @@ from engine.shard import TensorInfo
 from engine.slots import stored_name
 from engine.tokenizer import extend_tokenizer, read_vocabulary
 
+_BIASED = ("head", "predictions", "embed_out")
 _Part = tuple[int, torch.Tensor, torch.Tensor, "torch.Tensor | None"]  # model, target, source, weight
 _Ids = npt.NDArray[np.int64]
 
@@ -46,13 +48,24 @@ class Vocabulary:
 
     def rows(self, checkpoint: Checkpoint, role: str, head: str | None) -> tuple[Rows, ...] | None:
         """Return how to put together a model's embedding or head; None for tensors without a row per token."""
-        bias = head.removesuffix("weight") + "bias" if head else None
-        if role not in (head, bias, layout(checkpoint).embedding):
+        if role not in (head, layout(checkpoint).embedding) and not _is_by_token(checkpoint, role):
             return None
         return tuple(
             Rows(self.models[m], stored_name(self.models[m], role, head), target, source, weight)
             for m, target, source, weight in self.programs[self.models.index(checkpoint)]
         )
+
+
+def _is_by_token(checkpoint: Checkpoint, name: str) -> bool:
+    """Whether a tensor besides embedding and head has a row per token: a head's bias, an encoder's own embedding."""
+    info, embedding = checkpoint.tensors.get(name), layout(checkpoint).embedding
+    if info is None or embedding is None or split_layer(name) is not None:
+        return False
+    if info.shape[:1] != checkpoint.tensors[embedding].shape[:1]:
+        return False
+    if len(info.shape) == 1:
+        return name.endswith(".bias") and any(part in name for part in _BIASED)
+    return embedding_name([name]) is not None or head_name([name]) is not None
 
 
 def tokenizer_donor(

@@ -226,3 +226,37 @@ def test_a_large_vocabulary_is_planned_at_once(make: Make) -> None:
     start = time.process_time()
     plan(recipe, opened)
     assert time.process_time() - start < 5  # measured: under 1; machines differ
+
+
+def test_a_bias_per_token_follows_its_head(make: Make) -> None:
+    bias = {f"{seed}": {"lm_head.bias": torch.arange(3.0) + 10 * seed} for seed in range(2)}
+    p = tokenizer(make("p", vocabulary=3, changes=dict(bias["0"])), words("a", "b", "c"))
+    q = tokenizer(make("q", vocabulary=3, seed=1, changes=dict(bias["1"])), words("c", "b", "d"))
+    got, _ = made(models=entries(p, q, weights=(0.5, 0.5)), tokenizer_source="union")
+    torch.testing.assert_close(dict(merge(got))["lm_head.bias"], torch.tensor([0.0, 6.0, 6.0, 12.0]))
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "[]", "{", '{"model": []}', '{"model": {"vocab": 5}}', '{"model": {"vocab": {"a": "b"}}}',
+        '{"model": {"vocab": {"a": -1}}}', '{"model": {"vocab": {"a": 1e9}}}', '{"model": {"vocab": {}}}',
+        '{"model": {"vocab": {"a": 99999999999999}}}',
+        '{"model": {"vocab": {"a": 0}}, "added_tokens": [{"content": "b"}]}',
+        '{"model": {"vocab": {"a": 0}}, "added_tokens": 3}', '{"model": {"vocab": [["a"]]}}', "[" * 100_000,
+    ],
+)  # fmt: skip
+def test_broken_tokenizers_are_one_line(make: Make, content: str) -> None:
+    p, q = tokenizer(make("p"), words("a")), make("q")
+    Path(q, "tokenizer.json").write_text(content)
+    for names in ((p, q), (q, p)):
+        with pytest.raises(CheckpointError, match=r"no usable tokenizer\.json") as caught:
+            made(models=entries(*names, weights=(1, 1)), tokenizer_source="union")
+        assert "\n" not in str(caught.value)
+
+
+def test_broken_merges_are_one_line(make: Make) -> None:
+    p = tokenizer(make("p"), {"type": "BPE", "vocab": {"a": 0}, "merges": []})
+    q = tokenizer(make("q"), {"type": "BPE", "vocab": {"a": 0, "b": 1}, "merges": ["a b c", 5]})
+    with pytest.raises(CheckpointError, match=r"no usable tokenizer\.json"):
+        made(models=entries(p, q, weights=(1, 1)), tokenizer_source="union")
