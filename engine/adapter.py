@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -148,22 +149,24 @@ class Adapter:
         return shapes
 
     @torch.no_grad()
-    def apply(self, delta: Delta, weight: torch.Tensor, rows: slice | None = None) -> torch.Tensor:
-        """Return the adapted weight, or its rows, in float32. `weight` is the base's whole tensor, of any dtype."""
-        if delta.whole is not None:
-            weight = self.shard.read(delta.whole)
+    def apply(
+        self, delta: Delta, base: Callable[[slice | None], torch.Tensor], shape: tuple[int, ...], rows: slice | None
+    ) -> torch.Tensor:
+        """Return the adapted weight, or its rows, in float32. `base` returns rows of the tensor that it is added to."""
+        read = base if delta.whole is None else partial(self.shard.read, delta.whole)
         if delta.a is None or delta.b is None:
-            return (weight if rows is None else weight[rows]).float()
-        start, stop, _ = (slice(None) if rows is None else rows).indices(weight.shape[0])
+            return read(rows).float()
+        start, stop, _ = (slice(None) if rows is None else rows).indices(shape[0])
         first = start - start % _BLOCK
-        last = min(-(-stop // _BLOCK) * _BLOCK, weight.shape[0])
+        last = max(first, min(-(-stop // _BLOCK) * _BLOCK, shape[0]))
+        weight = read(slice(first, last))
         a, b = self.shard.read(delta.a), self.shard.read(delta.b)
         left, right = (a.T, b.T.float()) if delta.transposed else (b, a.float())
         left = left[first:last].float()
-        adapted = torch.empty((max(last - first, 0), *weight.shape[1:]), dtype=torch.float32)
-        for begin in range(0, adapted.shape[0], _BLOCK):
+        adapted = torch.empty(weight.shape, dtype=torch.float32)
+        for begin in range(0, last - first, _BLOCK):
             block = adapted[begin : begin + _BLOCK]
-            block.copy_(weight[first + begin : first + begin + _BLOCK])
+            block.copy_(weight[begin : begin + _BLOCK])
             block.addmm_(left[begin : begin + _BLOCK], right, alpha=delta.scale)
         return adapted[start - first : max(stop, start) - first]
 

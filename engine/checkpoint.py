@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -58,10 +59,10 @@ class Checkpoint:
         if name not in self.tensors:
             raise CheckpointError(f"{self.reference}: has no tensor {name}; name one that the model stores")
         own = self._aliases.get(name, name)
-        stored = self._shards[own].read(own)
+        shard = self._shards[own]
         if self.adapter is not None and name in self._deltas:
-            return self.adapter.apply(self._deltas[name], stored, rows)
-        return stored if rows is None else stored[rows]
+            return self.adapter.apply(self._deltas[name], partial(shard.read, own), self.tensors[name].shape, rows)
+        return shard.read(own, rows)
 
     def adapts(self, name: str) -> bool:
         """Whether an adapter changes the tensor, which is then read as float32."""

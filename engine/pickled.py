@@ -46,9 +46,10 @@ class PickledShard:
             check_name(path, name)
         self.tensors = {name: _info(path, name, tensor) for name, tensor in self._tensors.items()}
 
-    def read(self, name: str) -> torch.Tensor:
-        """Return a contiguous tensor, a view of the file where it can be; not to be written to."""
-        return self._tensors[name].contiguous()
+    def read(self, name: str, rows: slice | None = None) -> torch.Tensor:
+        """Return a contiguous tensor, or its rows, a view of the file where it can be; not to be written to."""
+        tensor = self._tensors[name]
+        return (tensor if rows is None else tensor[rows]).contiguous()
 
     def aliases(self) -> dict[str, str]:
         """Return the matrices that are another one of the file, by name of that one, which stands first (tied)."""

@@ -69,15 +69,21 @@ class Shard:
         self.tensors = {name: place.info for name, place in self._places.items()}
         self._bytes: torch.Tensor | None = None
 
-    def read(self, name: str) -> torch.Tensor:
-        """Return a tensor that views the file; writing to it is a fault, so clone it first."""
+    def read(self, name: str, rows: slice | None = None) -> torch.Tensor:
+        """Return a tensor, or its rows, that views the file; writing to it is a fault, so clone it first."""
         place = self._places[name]
         if self._bytes is None:
             self._bytes = _map(self.path)
-        data = self._bytes[place.begin : place.begin + place.info.nbytes]
-        if place.begin % place.info.dtype.itemsize:
+        begin, end, shape = place.begin, place.begin + place.info.nbytes, place.info.shape
+        if rows is not None:
+            start, stop, _ = rows.indices(shape[0])
+            count = max(stop - start, 0)
+            row = place.info.nbytes // max(shape[0], 1)
+            begin, end, shape = begin + start * row, begin + (start + count) * row, (count, *shape[1:])
+        data = self._bytes[begin:end]
+        if begin % place.info.dtype.itemsize:
             data = data.clone()  # a header of odd length: the view would not be aligned
-        return data.view(place.info.dtype).reshape(place.info.shape)
+        return data.view(place.info.dtype).reshape(shape)
 
 
 @contextmanager

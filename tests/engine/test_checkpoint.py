@@ -90,11 +90,22 @@ def test_reads_what_safetensors_wrote(tmp_path: Path, shapes: list[list[int]]) -
 
 
 def test_unaligned_data_is_read(tmp_path: Path) -> None:
-    header = json.dumps({"a": entry(0, 4, [1])}).encode()
+    values = [[1.5, 2.5], [3.5, 4.5], [5.5, 6.5]]
+    header = json.dumps({"a": entry(0, 24, [3, 2])}).encode()
     header += b" " * (1 - len(header) % 2)
     path = tmp_path / "odd.safetensors"
-    path.write_bytes(packed(header, struct.pack("<f", 1.5)))
-    assert Shard(path).read("a").tolist() == [1.5]
+    path.write_bytes(packed(header, struct.pack("<6f", *(x for row in values for x in row))))
+    assert Shard(path).read("a").tolist() == values
+    assert Shard(path).read("a", slice(1, 3)).tolist() == values[1:]
+
+
+def test_rows_are_a_slice_of_the_whole(tmp_path: Path) -> None:
+    tensors = {"matrix": torch.arange(21.0).view(7, 3), "vector": torch.arange(7), "empty": torch.zeros(0, 3)}
+    save_file(tensors, tmp_path / "x.safetensors")
+    shard = Shard(tmp_path / "x.safetensors")
+    for name, tensor in tensors.items():
+        for rows in (slice(None), slice(2, 5), slice(5, 99), slice(9, 12), slice(3, 3), slice(4, 2), slice(-3, None)):
+            assert torch.equal(shard.read(name, rows), tensor[rows])
 
 
 def sharded(folder: Path, weight_map: Any = None) -> str:
