@@ -60,8 +60,30 @@ def set_layers(config: dict[str, Any], owner: Checkpoint, part: Part) -> None:
     for key in [key for key, value in section.items() if _is_indices(key, value, before)]:
         listed = [(_list(_at(c.config, path), key, section[key]), layer) for c, layer in made]
         section[key] = [i for i, (there, layer) in enumerate(listed) if layer in there]
+    _set_experts(section, [(_at(c.config, path), layer) for c, layer in made], part.blocks[0].where)
     if "layer_types" not in section and (types := _layer_types(path, made)):
         section["layer_types"] = types
+
+
+def _set_experts(section: dict[str, Any], made: Sequence[tuple[Mapping[str, Any], int]], where: str) -> None:
+    """Keep dense layers dense where a rule by number says which layers have experts."""
+    if type(section.get("first_k_dense_replace")) is int:  # DeepSeek: layers before the k-th are dense
+        dense = [layer < there.get("first_k_dense_replace", 0) for there, layer in made]
+        leading = dense.index(False) if False in dense else len(dense)
+        if any(dense[leading:]):
+            raise RecipeError(
+                f"{where}: dense layers would come after layers with experts, which first_k_dense_replace cannot say;"
+                " keep the dense ones at the bottom"
+            )
+        section["first_k_dense_replace"] = leading
+    if type(section.get("decoder_sparse_step")) is int and section["decoder_sparse_step"] > 1:  # Qwen: every n-th
+        section["mlp_only_layers"] = [i for i, (there, layer) in enumerate(made) if not _has_experts(there, layer)]
+        section["decoder_sparse_step"] = 1
+
+
+def _has_experts(config: Mapping[str, Any], layer: int) -> bool:
+    step, dense = config.get("decoder_sparse_step"), config.get("mlp_only_layers") or ()
+    return layer not in dense and (type(step) is not int or step < 1 or (layer + 1) % step == 0)
 
 
 def _section(config: Mapping[str, Any], module: str | None) -> tuple[str, ...]:

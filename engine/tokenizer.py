@@ -13,7 +13,6 @@ from engine.errors import CheckpointError
 from engine.tokenizer_check import check_tokenizer
 
 # Files from which a slow tokenizer would be built, without the new tokens.
-_MOST = 1 << 31
 _STALE = ("vocab.json", "merges.txt", "vocab.txt", "added_tokens.json", "tokenizer.model", "spiece.model")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -76,6 +77,18 @@ def qwen3() -> Any:
 def qwen3_moe() -> Any:
     config = transformers.Qwen3MoeConfig(
         **SMALL, num_hidden_layers=4, num_experts=2, num_experts_per_tok=1, moe_intermediate_size=8, mlp_only_layers=[1]
+    )
+    return transformers.Qwen3MoeForCausalLM(config)
+
+
+def qwen3_moe_every_second() -> Any:
+    config = transformers.Qwen3MoeConfig(
+        **SMALL,
+        num_hidden_layers=4,
+        num_experts=2,
+        num_experts_per_tok=1,
+        moe_intermediate_size=8,
+        decoder_sparse_step=2,
     )
     return transformers.Qwen3MoeForCausalLM(config)
 
@@ -210,7 +223,7 @@ def test_a_rule_by_number_becomes_a_list(tmp_path: Path) -> None:
         config = copy.deepcopy(open_checkpoint(folder).config)
         for key in ("layer_types", "max_window_layers", "use_sliding_window"):
             config.pop(key, None)
-        path.write_text(__import__("json").dumps(config | rule))
+        path.write_text(json.dumps(config | rule))
         got = made(merge_method="passthrough", slices=layers(folder, (1, 3)))
         assert got.config["layer_types"] == kinds
 
@@ -259,3 +272,22 @@ def test_precedence_of_the_modules_parameters(tmp_path: Path) -> None:
         ("decoder.block.0.layer.0.SelfAttention.q.weight", 0.5),
     ):
         torch.testing.assert_close(tensors[name], (1 - part) * first.read(name) + part * second.read(name))
+
+
+@pytest.mark.parametrize("ranges", [[(0, 2), (1, 3), (1, 3)], [(1, 3)], [(1, 2), (3, 4)]])
+def test_every_second_layer_with_experts(tmp_path: Path, ranges: list[tuple[int, int]]) -> None:
+    a, _ = pair(tmp_path, qwen3_moe_every_second)
+    model = loads(made(merge_method="passthrough", slices=layers(a, *ranges)), tmp_path / "out")
+    chosen = [layer for low, high in ranges for layer in range(low, high)]
+    assert model.config.mlp_only_layers == [i for i, layer in enumerate(chosen) if layer % 2 == 0]
+
+
+def test_dense_layers_at_the_bottom(tmp_path: Path) -> None:
+    a, _ = pair(tmp_path, qwen3)
+    path = Path(a) / "config.json"
+    path.write_text(json.dumps(open_checkpoint(a).config | {"first_k_dense_replace": 2}))
+    for ranges, count in (([(0, 2), (1, 4)], 3), ([(0, 2), (0, 4)], 4), ([(1, 4)], 1), ([(2, 4)], 0)):
+        got = made(merge_method="passthrough", slices=layers(a, *ranges))
+        assert got.config["first_k_dense_replace"] == count
+    with pytest.raises(RecipeError, match="dense layers would come after layers with experts"):
+        made(merge_method="passthrough", slices=layers(a, (0, 3), (1, 4)))
