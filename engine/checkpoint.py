@@ -92,16 +92,6 @@ def open_checkpoint(reference: str, *, token: str | None = None) -> Checkpoint:
     return Checkpoint(reference, resolve(parsed.model, token=token), adapter)
 
 
-def nonfinite(checkpoint: Checkpoint) -> str | None:
-    """Return the name of the first tensor that holds NaN or infinity, or None. Reads all weights."""
-    for name, info in checkpoint.tensors.items():
-        if info.dtype.is_floating_point and info.dtype.itemsize > 1:
-            values = checkpoint.read(name)
-            if values.numel() and not bool(torch.isfinite(values).all()):
-                return name
-    return None
-
-
 def _hash_file(path: Path) -> str:
     digest = hashlib.sha256()
     with path.open("rb") as file:

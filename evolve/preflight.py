@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from engine.checkpoint import nonfinite
+from engine.nonfinite import nonfinite
 from engine.plan import Plan, plan
 from evolve.baselines import plain_merges
 from evolve.cautions import cautions
