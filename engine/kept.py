@@ -7,7 +7,6 @@ from collections.abc import Callable, Hashable
 from typing import Any, TypeVar
 
 from engine.job import Input
-from engine.methods.method import Array
 
 T = TypeVar("T")
 
@@ -37,12 +36,12 @@ class Kept:
             first: T = self._values.setdefault(key, made)
         return first
 
-    def words(self, source: Input, make: Callable[[], Array]) -> Array | None:
-        """Return a source's words, or None where there is no room for them."""
-        size = source.float_bytes
+    def reserve(self, source: Input) -> bool:
+        """Return whether there is room for a source's weights in float32; the room is then taken."""
+        what = ("room", source.checkpoint, source.name)
         with self._lock:
-            if ("words", (source.checkpoint, source.name)) not in self._values:
-                if size > self._room:
-                    return None
-                self._room -= size
-        return self.get("words", (source,), make)
+            if what not in self._values:
+                fits = source.float_bytes <= self._room
+                self._room -= source.float_bytes if fits else 0
+                self._values[what] = fits
+            return bool(self._values[what])

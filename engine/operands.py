@@ -7,6 +7,7 @@ adapters, vocabularies put together from rows) is turned into float32, a piece a
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, TypeVar
 
@@ -29,26 +30,30 @@ Map = Callable[[Callable[[int, int], Any], Sequence[tuple[int, int]]], list[Any]
 class Stream:
     """One input as flat words, uint16 for bfloat16 or float32."""
 
-    def __init__(self, source: Input, kept: Kept | None) -> None:
+    def __init__(self, source: Input, *, whole: bool) -> None:
+        """Read the tensor now if its words stand in a file, or with `whole`; else piece by piece, again and again."""
         self.source = source
-        self._row = int(np.prod(source.shape[1:], dtype=np.int64)) if source.shape else 1
+        self._row = math.prod(source.shape[1:])
         self._words: Array | None = None
         if source.rows is not None:
             self._words = _words(source.read(torch.float32, "cpu"))
-        elif source.mapped:
+        elif source.mapped or whole or not source.shape:
             self._words = _words(source.checkpoint.read(source.name))
-        elif kept is not None:
-            self._words = kept.words(source, lambda: _words(source.checkpoint.read(source.name)))
 
     def words(self, begin: int, end: int) -> Array:
         """Return the words of the elements from begin to end, not to be written to."""
         if self._words is not None:
             return self._words[begin:end]
-        if not self.source.shape:
-            return _words(self.source.checkpoint.read(self.source.name))
         first, last = begin // self._row, -(-end // self._row)
         rows = _words(self.source.checkpoint.read(self.source.name, slice(first, last)))
         return rows[begin - first * self._row : end - first * self._row]
+
+
+def _stream(source: Input, kept: Kept | None) -> Stream:
+    if kept is None:
+        return Stream(source, whole=False)
+    whole = source.mapped or kept.reserve(source)
+    return kept.get("stream", (source,), lambda: Stream(source, whole=whole))
 
 
 def _words(tensor: torch.Tensor) -> Array:
@@ -61,23 +66,17 @@ class Operands:
     """The inputs of one job, and how to go through them in pieces."""
 
     def __init__(self, job: Job, map_pieces: Map, kept: Kept | None) -> None:
-        self.job = job
+        self.job = job  # kernels may need its shape
         self._kept = kept
-        self.base = Stream(job.base, kept) if job.base else None
-        self.inputs = tuple(Stream(source, kept) for source in job.inputs)
-        self.size = int(np.prod(job.shape, dtype=np.int64))
+        self.base = _stream(job.base, kept) if job.base else None
+        self.inputs = tuple(_stream(source, kept) for source in job.inputs)
+        self.size = math.prod(job.shape)
+        self.pieces = _pieces(job.shape)
         self._map = map_pieces
-
-    def pieces(self) -> list[tuple[int, int]]:
-        """Return [begin, end) of every piece: the same on all machines, since sums are taken piece by piece."""
-        shape = self.job.shape
-        unit = ROWS * max(1, int(np.prod(shape[1:], dtype=np.int64))) if shape else 1
-        step = unit * max(1, PIECE // unit)
-        return [(begin, min(begin + step, self.size)) for begin in range(0, self.size, step)]
 
     def map(self, function: Callable[[int, int], Any]) -> list[Any]:
         """Return function(begin, end) of every piece, in order; several at a time for a large tensor."""
-        return self.over(function, self.pieces())
+        return self.over(function, self.pieces)
 
     def over(self, function: Callable[[int, int], Any], pieces: Sequence[tuple[int, int]]) -> list[Any]:
         """Return function(begin, end) of some pieces, as `map` does of all."""
@@ -89,9 +88,10 @@ class Operands:
             return make()
         return self._kept.get(what, tuple(stream.source for stream in streams if stream), make)
 
-    def words(self, begin: int, end: int) -> tuple[Array, ...]:
-        """Return the words of all inputs, the base aside, in one dtype."""
-        return _alike([stream.words(begin, end) for stream in self.inputs])
+    def words(self, begin: int, end: int, some: Sequence[bool] | None = None) -> tuple[Array, ...]:
+        """Return the words of all inputs, or of those marked in `some`, the base aside, in one dtype."""
+        wanted = self.inputs if some is None else itertools.compress(self.inputs, some)
+        return _alike([stream.words(begin, end) for stream in wanted])
 
     def all_words(self, begin: int, end: int) -> tuple[Array, ...]:
         """Return the words of the base and of all inputs, in one dtype."""
@@ -102,6 +102,13 @@ class Operands:
         if self.base is None:
             raise ValueError("the job has no base")
         return self.base.words(begin, end)
+
+
+def _pieces(shape: tuple[int, ...]) -> tuple[tuple[int, int], ...]:
+    """Return [begin, end) of every piece: the same on all machines, since sums are taken piece by piece."""
+    size, unit = math.prod(shape), ROWS * max(1, math.prod(shape[1:]))
+    step = unit * max(1, PIECE // unit)
+    return tuple((begin, min(begin + step, size)) for begin in range(0, size, step))
 
 
 def _alike(found: list[Array]) -> tuple[Array, ...]:

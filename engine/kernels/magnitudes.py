@@ -70,6 +70,11 @@ class Magnitudes:
     reaching: Array
     buckets: bool
 
+    @property
+    def all_zero(self) -> bool:
+        """Whether there is no magnitude but 0."""
+        return int(self.words[0]) == 0 and not self.buckets
+
     def cut(self, k: int, values: Values) -> Cut:
         """Return where the k largest end, 1 <= k <= n. Equal magnitudes rank by position, the first highest."""
         place = int(np.searchsorted(self.reaching, k))
@@ -116,10 +121,11 @@ def count(values: Values) -> Magnitudes:
 
     def distinct(begin: int, end: int) -> tuple[Array, Array] | None:
         keys, counts = np.zeros(slots, np.uint32), np.zeros(slots, np.uint32)
-        if not count_distinct(*values.read(begin, end), keys, counts):
+        zeros = int(count_distinct(*values.read(begin, end), keys, counts))
+        if zeros < 0:
             return None
         used = np.flatnonzero(keys)
-        return keys[used] - np.uint32(1), counts[used]
+        return np.append(keys[used] - np.uint32(1), np.uint32(0)), np.append(counts[used], np.uint32(zeros))
 
     tables = [distinct(*values.pieces[0])]
     if tables[0] is not None:
@@ -141,12 +147,12 @@ def count(values: Values) -> Magnitudes:
 def _descending(words: Array, counts: Array, *, buckets: bool) -> Magnitudes:
     order = np.argsort(words, kind="stable")[::-1]
     words, counts = words[order], counts[order].astype(np.int64)
-    starts = np.flatnonzero(np.diff(words, prepend=words[:1] + np.uint32(1)))  # chunks share magnitudes
+    starts = np.flatnonzero(np.diff(words, prepend=words[:1] + np.uint32(1)))  # pieces share magnitudes
     return Magnitudes(words[starts].copy(), np.cumsum(np.add.reduceat(counts, starts)), buckets)
 
 
 def _slots(n: int) -> int:
-    return min(SLOTS, 1 << max(10, (n // 8).bit_length()))
+    return min(SLOTS, 1 << max(10, (n // 16).bit_length()))
 
 
 @compiled
@@ -157,8 +163,20 @@ def _fill(base: Any, x: Any, words: Any) -> None:
 
 
 @compiled
-def count_distinct(base: Any, x: Any, keys: Any, counts: Any) -> bool:
-    """Count |x - base| in an open hash table with the magnitudes + 1 as keys; False once it is half full."""
+def _largest(words: Any) -> Any:
+    largest = np.uint32(0)
+    for word in words:
+        largest = max(largest, word)
+    return largest
+
+
+@compiled
+def count_distinct(base: Any, x: Any, keys: Any, counts: Any) -> int:
+    """Count |x - base| in an open hash table with the magnitudes + 1 as keys, 0 where free.
+
+    Returns -1 once it is half full, else how many zeros are *not* in it: those in stretches of nothing else, which
+    many fine-tunes have, and which would all wait for one slot.
+    """
     slots = keys.shape[0]
     shift = np.uint32(32)
     while slots > 1:
@@ -166,11 +184,15 @@ def count_distinct(base: Any, x: Any, keys: Any, counts: Any) -> bool:
         shift -= np.uint32(1)
     last = np.uint32(keys.shape[0] - 1)
     free = keys.shape[0] // 2
+    zeros = 0
     block = np.empty(BLOCK, np.uint32)
     n = x.shape[0]
     for begin in range(0, n, BLOCK):
         words = block[: min(BLOCK, n - begin)]
         _fill(part(base, begin, begin + BLOCK), part(x, begin, begin + BLOCK), words)
+        if _largest(words) == 0:
+            zeros += words.shape[0]
+            continue
         for word in words:
             key = np.uint32(word + np.uint32(1))
             slot = np.uint32(np.uint32(key * np.uint32(0x9E3779B1)) >> shift)  # Knuth's multiplicative hashing
@@ -182,8 +204,8 @@ def count_distinct(base: Any, x: Any, keys: Any, counts: Any) -> bool:
                 slot = np.uint32(np.uint32(slot + np.uint32(1)) & last)
             counts[slot] += np.uint32(1)
         if free < BLOCK:
-            return False
-    return True
+            return -1
+    return zeros
 
 
 @compiled

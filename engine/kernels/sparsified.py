@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import compress
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ import numpy as np
 from engine.kernels.kernel import Kernel, Merge, floats
 from engine.kernels.magnitudes import ALL, NONE, Cut, Magnitudes, Values, count
 from engine.kernels.task_vectors import l1_sums, sum_agreeing, sum_kept
+from engine.kernels.weighted_sum import sum_inputs
 from engine.methods.draws import LOW, TWO32, upper_word
 from engine.methods.method import Array, Rng
 from engine.methods.selection import SORT_BELOW
@@ -23,11 +25,13 @@ class Kept:
     """What is kept of the task vectors.
 
     `rules(begin, end)` returns what `engine.kernels.task_vectors` wants, one rule a source, or the masks of all, for a
-    part of the tensor that none of the positions in `cuts` lies inside of.
+    part of the tensor that none of the positions in `cuts` lies inside of. `some` says of which sources anything is
+    kept; the others need not be read (None: of all).
     """
 
     rules: Callable[[int, int], Any]
     cuts: Sequence[int] = ()
+    some: Sequence[bool] | None = None
 
     def parts(self, begin: int, end: int) -> list[tuple[int, int]]:
         """Return [begin, end) in parts for which `rules` may be asked."""
@@ -57,8 +61,8 @@ def banded(*, consensus: bool) -> Kernel:
                 return tuple((low_i,) for low_i in low)
             return tuple((low_i, cut.least(begin)) for low_i, cut in zip(low, upper, strict=True))
 
-        kept = Kept(rules, [cut.position for cut in (*lower, *upper)])
-        return _sum(operands, p, kept, consensus=consensus)
+        kept = Kept(rules, [cut.position for cut in (*lower, *upper)], [cut is not NONE for cut in lower])
+        return summed(operands, p, kept, consensus=consensus)
 
     return kernel
 
@@ -68,9 +72,9 @@ def _cut(operands: Operands, i: int, k: int) -> Cut:
     if k == 0 or k >= operands.size:
         return ALL if k else NONE
     source = operands.inputs[i]
-    values = Values(lambda b, e: (operands.base_words(b, e), source.words(b, e)), operands.pieces(), operands.over)
+    values = Values(lambda b, e: (operands.base_words(b, e), source.words(b, e)), operands.pieces, operands.over)
     table: Magnitudes = operands.once("magnitudes", [operands.base, source], lambda: count(values))
-    return table.cut(k, values)
+    return NONE if table.all_zero else table.cut(k, values)
 
 
 def drawn(*, consensus: bool) -> Kernel:
@@ -88,12 +92,13 @@ def drawn(*, consensus: bool) -> Kernel:
                 for key, last_i in zip(keys, last, strict=True)
             )
 
-        return _sum(operands, p, Kept(rules, range(1 << 32, operands.size, 1 << 32)), consensus=consensus)
+        return summed(operands, p, Kept(rules, range(1 << 32, operands.size, 1 << 32)), consensus=consensus)
 
     return kernel
 
 
-def _sum(operands: Operands, p: Mapping[str, Any], kept: Kept, *, consensus: bool) -> Merge:
+def summed(operands: Operands, p: Mapping[str, Any], kept: Kept, *, consensus: bool) -> Merge:
+    """Return how pieces of base + the sum of what is kept of the task vectors are merged."""
     ratios = [_ratio(operands, p, kept, i) for i in range(len(operands.inputs))]
     w = floats(p["weight"])
     c = floats(
@@ -101,13 +106,20 @@ def _sum(operands: Operands, p: Mapping[str, Any], kept: Kept, *, consensus: boo
     )
     (factor,) = floats([p["lambda"]])
 
+    some = [True] * len(c) if kept.some is None else kept.some
+    if not any(some):
+        return lambda begin, end, out: bool(sum_inputs((operands.base_words(begin, end),), floats([1.0]), out))
+    c, w = tuple(compress(c, some)), tuple(compress(w, some))
+
     def merge(begin: int, end: int, out: Array) -> bool:
-        base, xs = operands.base_words(begin, end), operands.words(begin, end)
+        base, xs = operands.base_words(begin, end), operands.words(begin, end, some)
         finite = True
         for first, last in kept.parts(begin, end):
             part = slice(first - begin, last - begin)
             own = tuple(x[part] for x in xs)
             rules, start = kept.rules(first, last), np.uint32(first & LOW)
+            if isinstance(rules, tuple):
+                rules = tuple(compress(rules, some))
             if consensus:
                 finite &= sum_agreeing(base[part], own, c, w, rules, start, factor, p["normalize"], out[part])
             else:

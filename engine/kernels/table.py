@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from engine.kernels.kernel import Kernel
+from engine.kernels.ranked import ranked
 from engine.kernels.sparsified import banded, drawn
 from engine.kernels.weighted_sum import weighted_sum
 from engine.methods import METHODS
@@ -14,4 +15,6 @@ KERNELS: dict[str, Kernel] = {
     "breadcrumbs_ties": banded(consensus=True),
     "dare_linear": drawn(consensus=False),
     "dare_ties": drawn(consensus=True),
+    "della": ranked("della", consensus=True),
+    "della_linear": ranked("della_linear", consensus=False),
 }
