@@ -35,14 +35,24 @@ def magnitude_sparsifier(method: str, p: Mapping[str, Any], rng: Rng) -> Sparsif
 
     def sparsify(delta: torch.Tensor, i: int) -> torch.Tensor:
         density, epsilon = p["density"][i], p["epsilon"][i]
-        if not (density - epsilon > 0.0 and density + epsilon < 1.0):
-            raise RecipeError(
-                f"{method}: density {density:g} with epsilon {epsilon:g} gives probabilities outside of 0 to 1; "
-                f"give a density between {epsilon:g} and {1.0 - epsilon:g}, 0, 1, or a smaller epsilon"
-            )
+        check_probabilities(method, density, epsilon)
         return keep_by_rank(delta, density, epsilon, rng(i))
 
     return sparsify
+
+
+def check_probabilities(method: str, density: float, epsilon: float) -> None:
+    """Raise RecipeError where density - epsilon or density + epsilon is no probability."""
+    if not (density - epsilon > 0.0 and density + epsilon < 1.0):
+        raise RecipeError(
+            f"{method}: density {density:g} with epsilon {epsilon:g} gives probabilities outside of 0 to 1; "
+            f"give a density between {epsilon:g} and {1.0 - epsilon:g}, 0, 1, or a smaller epsilon"
+        )
+
+
+def probability(n: int, density: float, epsilon: float) -> tuple[float, float, float]:
+    """Return (a, b, c) so that an element of rank r, 0 the smallest of n, is kept with probability a r / b + c."""
+    return (0.0, 1.0, density) if n == 1 else (2.0 * epsilon, float(n - 1), density - epsilon)
 
 
 def keep_by_rank(delta: torch.Tensor, density: float, epsilon: float, key: int) -> torch.Tensor:
@@ -54,15 +64,12 @@ def keep_by_rank(delta: torch.Tensor, density: float, epsilon: float, key: int) 
     rows = delta.reshape(1, -1) if delta.ndim < 2 else delta
     size = math.prod(rows.shape[1:])
     step = max(1, CHUNK // max(1, size))
+    factor, divisor, least = probability(rows.shape[1], density, epsilon)
     mask = torch.empty(rows.shape, dtype=torch.bool, device=delta.device)
     for first in range(0, rows.shape[0], step):
         part = rows[first : first + step]
-        if part.shape[1] == 1:
-            probability = torch.full(part.shape, density, dtype=torch.float64, device=delta.device)
-        else:
-            rank = ranks(part.abs()).to(torch.float64)
-            probability = rank.mul_(2.0 * epsilon).div_(part.shape[1] - 1).add_(density - epsilon)
-        mask[first : first + step] = keep(key, first * size, probability)
+        chance = ranks(part.abs()).to(torch.float64).mul_(factor).div_(divisor).add_(least)
+        mask[first : first + step] = keep(key, first * size, chance)
     return masked(delta, mask)
 
 
