@@ -16,6 +16,7 @@ import torch
 from engine.errors import CheckpointError, NonFiniteError, RecipeError
 from engine.job import Job
 from engine.kept import Kept
+from engine.nonfinite import is_finite, nonfinite_source
 from engine.operands import PIECE, Map, Operands
 
 if TYPE_CHECKING:
@@ -39,9 +40,15 @@ class Sink(Protocol):
 
 
 class Executor:
-    """Runs jobs on a device. `kernels` False: none are loaded; it has to follow from the plan alone."""
+    """Runs jobs on a device. `kernels` False: none are loaded; it has to follow from the plan alone.
 
-    def __init__(self, *, device: str = "cpu", kernels: bool = True, kept: Kept | None = None) -> None:
+    With `check_sources`, NaN or infinity in an input is an error even where the method would drop that element.
+    """
+
+    def __init__(
+        self, *, device: str = "cpu", kernels: bool = True, kept: Kept | None = None, check_sources: bool = False
+    ) -> None:
+        self._check_sources = check_sources
         self._device = device
         self._kernels = kernels and device == "cpu"
         self._kept = kept
@@ -73,6 +80,8 @@ class Executor:
                 raise
 
     def _merge(self, job: Job, sink: Sink, over: Map) -> None:
+        if self._check_sources and _drops_elements(job) and nonfinite_source(job) is not None:
+            raise NonFiniteError(_not_finite(job))
         try:
             if not (self._kernels and _has_numbers_for_kernels(job) and self._by_kernel(job, sink, over)):
                 self._by_reference(job, sink)
@@ -95,7 +104,7 @@ class Executor:
 
     def _by_reference(self, job: Job, sink: Sink) -> None:
         merged = run_reference(job, self._device).flatten()
-        if merged.is_floating_point() and not bool(torch.isfinite(merged).all()):
+        if not is_finite(merged):
             raise NonFiniteError(_not_finite(job))
         sink.put(job, 0, merged)
 
@@ -112,6 +121,10 @@ def _has_numbers_for_kernels(job: Job) -> bool:
     return job.work_dtype == torch.float32 and _size(job) > 0
 
 
+def _drops_elements(job: Job) -> bool:
+    return job.method is not None and job.method.combination is None
+
+
 def _piece(job: Job, sink: Sink, merge: Merge, begin: int, end: int) -> bool:
     room = sink.room(job, begin, end)
     if (words := _WORDS.get(job.dtype)) is not None:
@@ -120,7 +133,7 @@ def _piece(job: Job, sink: Sink, merge: Merge, begin: int, end: int) -> bool:
         wide = torch.empty(end - begin, dtype=torch.float32)
         merge(begin, end, wide.numpy())
         room.copy_(wide)
-        finite = bool(torch.isfinite(room).all())
+        finite = is_finite(room)
     sink.put(job, begin, room)
     return finite
 
@@ -146,12 +159,8 @@ def _copy(job: Job, tensors: list[torch.Tensor]) -> torch.Tensor:
 
 def _not_finite(job: Job) -> str:
     """Return the message that says whose fault it is that a merged tensor holds NaN or infinity."""
-    for source in [*job.inputs, *([job.base] if job.base else [])]:
-        if not bool(torch.isfinite(source.read(torch.float32, "cpu")).all()):
-            return (
-                f"{source.checkpoint.reference}: {source.name} holds NaN or infinity; download it again, or leave"
-                " it away"
-            )
+    if (found := nonfinite_source(job)) is not None:
+        return f"{found[0]}: {found[1]} holds NaN or infinity; download the model again, or leave it away"
     return (
         f"{job.name}: has NaN or infinite weights after the merge, though no model has; see that the recipe's weights"
         f" are not huge, and that {str(job.dtype).removeprefix('torch.')} can hold the result"

@@ -112,7 +112,7 @@ def write_checkpoint(
             try:
                 check_disk(folder.parent, sum(shard.size for shard in shards if shard.file not in kept))
                 _write_files(plan, partial, copy_tokenizer, model_card)
-                executor = Executor(device=device, kernels=plan.kernels)
+                executor = Executor(device=device, kernels=plan.kernels, check_sources=True)
                 _write_weights(shards, kept, partial, executor, progress)
                 _move_into_place(partial, folder)
             except (RecipeError, CheckpointError):  # the same start would fail again

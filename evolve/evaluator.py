@@ -8,14 +8,18 @@ from pathlib import Path
 
 import torch
 
-from engine.errors import EngineError
+from engine.errors import EngineError, NonFiniteError
 from engine.plan import plan
 from evolve.config import SearchConfig
-from evolve.resident import NonFiniteWeights, Resident
+from evolve.environment import usable_memory
+from evolve.resident import Resident
 from evolve.setting import DTYPES, Setting
 from evolve.trial import Evaluation, Failure, Job, Outcome
 from tasks.errors import NotFinite
 from tasks.score import Scorer
+
+SHARE_OF_MEMORY = 8
+"""A worker may hold adapted weights in this part of the memory that is free when it starts: others start as well."""
 
 
 class Evaluator:
@@ -31,6 +35,7 @@ class Evaluator:
             dtype=DTYPES[self._setting.score_dtype],
             device=device,
             trust_remote_code=config.run.trust_remote_code,
+            room=usable_memory() // SHARE_OF_MEMORY,
         )
         resident = self._resident.module
         self._scorer = self._scorer_with(resident) if resident is not None else None  # of the resident module only
@@ -43,7 +48,7 @@ class Evaluator:
             scorer, merged = self._scorer_of(job), time.perf_counter()
             outcome = scorer.score(job.documents)
             seconds = {"merge": merged - start, **outcome.seconds}
-        except (NonFiniteWeights, NotFinite) as error:
+        except (NonFiniteError, NotFinite) as error:
             return Evaluation(Failure("not finite", str(error)), {"merge": time.perf_counter() - start})
         except EngineError as error:
             return Evaluation(Failure("merge", str(error)), {"merge": time.perf_counter() - start})

@@ -19,7 +19,8 @@ import torch
 from engine.architecture import is_derived
 from engine.checkpoint import Checkpoint
 from engine.errors import OutputError
-from engine.merge import merge
+from engine.kept import Kept
+from engine.merge import merge_into
 from engine.plan import Plan
 from engine.write import write_checkpoint
 from evolve.errors import ModelError
@@ -36,15 +37,21 @@ SHAPELESS = (
 )  # config keys that change no score
 
 
-class NonFiniteWeights(ValueError):
-    """The merge produced NaN or infinite weights."""
-
-
 class Resident:
     """One module and its tokenizer on one device. The module can be dropped; it is built again when it is needed."""
 
-    def __init__(self, base: Checkpoint, *, dtype: torch.dtype, device: str, trust_remote_code: bool = False) -> None:
+    def __init__(
+        self,
+        base: Checkpoint,
+        *,
+        dtype: torch.dtype,
+        device: str,
+        trust_remote_code: bool = False,
+        room: int = 0,
+    ) -> None:
+        """`room`: bytes that may be spent on holding adapted weights, which are read again and again otherwise."""
         self._base = base
+        self._kept = Kept(room)
         self._dtype, self._device, self._trust = dtype, device, trust_remote_code
         self._names = {name for name in base.tensors if not is_derived(name)}
         self._compared = base.adapter is not None  # then the module starts with other weights than the base's
@@ -63,7 +70,7 @@ class Resident:
         return self.module
 
     def merged(self, plan: Plan) -> torch.nn.Module:
-        """The module with the weights that `plan` makes. Raises NonFiniteWeights.
+        """The module with the weights that `plan` makes. Raises what merging raises.
 
         Where the module does not take them it is dropped, and another one returned.
         """
@@ -72,11 +79,7 @@ class Resident:
             self.drop()
             return self._through_folder(plan)
         with torch.no_grad():
-            for name, tensor in merge(plan, device=self._device):
-                # A sum is finite only if every term is, and costs one pass; float64 has room for finite terms.
-                if tensor.is_floating_point() and not torch.isfinite(tensor.sum(dtype=torch.float64)):
-                    raise NonFiniteWeights(f"{name} has NaN or infinite weights after the merge")
-                self._parameters[name].copy_(tensor)
+            merge_into(plan, self._parameters, device=self._device, kept=self._kept)
         return module
 
     def drop(self) -> None:

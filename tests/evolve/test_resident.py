@@ -15,14 +15,14 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from engine.checkpoint import open_checkpoint
-from engine.errors import OutputError
+from engine.errors import NonFiniteError, OutputError
 from engine.plan import Plan, plan
 from engine.recipe import Recipe
 from engine.write import write_checkpoint
 from evolve import resident
 from evolve.config import SearchConfig
 from evolve.evaluator import Evaluator
-from evolve.resident import NonFiniteWeights, Resident
+from evolve.resident import Resident
 from evolve.trial import Failure, Job
 from tasks.score import Score
 
@@ -165,7 +165,7 @@ def test_nonfinite_weights_are_noticed_and_gone_with_the_next(shared: Resident, 
     first = weights(shared.merged(planned(RECIPES["linear"])))
     norm = load_file(Path(REVERSE, "model.safetensors"))["model.norm.weight"]
     source = changed(tmp_path / "source", {"model.norm.weight": torch.full_like(norm, float("nan"))})
-    with pytest.raises(NonFiniteWeights, match=r"model\.norm\.weight"):
+    with pytest.raises(NonFiniteError, match=r"model\.norm\.weight"):
         shared.merged(planned(recipe("linear", BASE, source)))
     assert equal(first, weights(shared.merged(planned(RECIPES["linear"]))))
 
