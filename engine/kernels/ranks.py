@@ -57,9 +57,9 @@ def rank_rows(base: Any, x: Any, row: int, ranks: Any) -> None:
 
 @compiled
 def _magnitudes(base: Any, x: Any, words: Any) -> Any:
-    """Set words to the magnitudes of |x - base|; return (low, least, span): word >> low, less `least`, tells them apart.
+    """Set words to the magnitudes of |x - base|; return (low, least, span).
 
-    It takes `span` bits, and is above 0 where the word is.
+    (word >> low) - least tells them apart. It takes `span` bits, and is above 0 where the word is.
     """
     every, largest, smallest = np.uint32(0), np.int32(0), _TOP
     for j in range(words.shape[0]):

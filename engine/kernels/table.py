@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from engine.kernels.arcee_fusion import arcee_fusion
 from engine.kernels.kernel import Kernel
+from engine.kernels.nearswap import nearswap
+from engine.kernels.ram import ram, ramplus_tl
 from engine.kernels.ranked import ranked
+from engine.kernels.sce import sce
 from engine.kernels.sparsified import banded, drawn
 from engine.kernels.weighted_sum import weighted_sum
 from engine.methods import METHODS
@@ -17,4 +21,9 @@ KERNELS: dict[str, Kernel] = {
     "dare_ties": drawn(consensus=True),
     "della": ranked("della", consensus=True),
     "della_linear": ranked("della_linear", consensus=False),
+    "sce": sce,
+    "ram": ram,
+    "ramplus_tl": ramplus_tl,
+    "nearswap": nearswap,
+    "arcee_fusion": arcee_fusion,
 }

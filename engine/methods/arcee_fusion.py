@@ -25,9 +25,18 @@ def arcee_fusion(
     if x.numel() == 0:
         return x.clone()
     importance = importances(x, base)
-    n = importance.numel()
-    q1, median, q3 = order_statistics(importance, [int(q * (n - 1)) for q in (0.25, 0.5, 0.75)])
-    return masked(x - base, importance >= median + 1.5 * (q3 - q1)).add_(base)
+    least = threshold(*order_statistics(importance, places(importance.numel())))
+    return masked(x - base, importance >= least).add_(base)
+
+
+def places(n: int) -> list[int]:
+    """Return where the quartiles stand in the ascending order of n elements."""
+    return [int(q * (n - 1)) for q in (0.25, 0.5, 0.75)]
+
+
+def threshold(q1: float, median: float, q3: float) -> float:
+    """Return the least importance of what is taken over."""
+    return median + 1.5 * (q3 - q1)
 
 
 def importances(x: torch.Tensor, base: torch.Tensor) -> torch.Tensor:

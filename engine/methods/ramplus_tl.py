@@ -28,9 +28,13 @@ def ramplus_tl(
         own = int(torch.count_nonzero(mine & unique))
         shared = int(torch.count_nonzero(mine)) - own
         if own:  # else there is nothing to amplify
-            ratio = min(max(shared / max(own, p["epsilon"]), 0.0), p["alpha"])
-            change.copy_(torch.where(unique, change * (1.0 + p["r"] * ratio), change))
+            change.copy_(torch.where(unique, change * amplification(own, shared, p), change))
     return mean_of_changed(changes, count).add_(base)
+
+
+def amplification(own: int, shared: int, p: Mapping[str, Any]) -> float:
+    """Return the factor of a model's unique elements, from the numbers of these and of its shared ones."""
+    return 1.0 + p["r"] * min(max(shared / max(own, p["epsilon"]), 0.0), p["alpha"]) if own else 1.0
 
 
 RAMPLUS_TL = Method(

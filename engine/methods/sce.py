@@ -23,7 +23,7 @@ def sce(tensors: Sequence[torch.Tensor], base: torch.Tensor | None, p: Mapping[s
     if p["select_topk"] < 1.0:
         mask = varying_most(deltas, p["select_topk"])
         deltas = [masked(delta, mask) for delta in deltas]
-    weights = shares(deltas)
+    weights = shares(mean_squares(deltas))
     sigma = elected_sign(deltas)
     merged = torch.zeros_like(sigma)
     divisor = torch.zeros_like(sigma)
@@ -48,11 +48,15 @@ def varying_most(deltas: Sequence[torch.Tensor], share: float) -> torch.Tensor:
     return largest(variance, int(int(torch.count_nonzero(variance)) * share))
 
 
-def shares(deltas: Sequence[torch.Tensor]) -> list[float]:
-    """Return each task vector's mean square, divided by their sum; equal shares where that is below 1e-6."""
-    squares = [float(delta.square().sum(dtype=torch.float64)) / max(1, delta.numel()) for delta in deltas]
+def mean_squares(deltas: Sequence[torch.Tensor]) -> list[float]:
+    """Return each task vector's mean square, summed in float64."""
+    return [float(delta.square().sum(dtype=torch.float64)) / max(1, delta.numel()) for delta in deltas]
+
+
+def shares(squares: Sequence[float]) -> list[float]:
+    """Return each mean square divided by their sum; equal shares where that is below 1e-6."""
     total = sum(squares)
-    return [1.0 / len(deltas) if total < 1e-6 else square / total for square in squares]
+    return [1.0 / len(squares) if total < 1e-6 else square / total for square in squares]
 
 
 SCE = Method(
