@@ -10,12 +10,18 @@ import torch
 
 from engine.kernels.kernel import Merge, floats
 from engine.kernels.magnitudes import Magnitudes, Values, count
+from engine.kernels.scaling import exact_scale, unscaled
 from engine.kernels.words import compiled, finite, load, store
 from engine.methods.arcee_fusion import importances, places, threshold
 from engine.methods.method import Array, Rng
+from engine.methods.selection import order_statistics
 from engine.operands import Operands, widened
 
 ZERO = np.float32(0.0)
+BLOCK = 1 << 18
+"""Elements whose importances are found at once, about: torch's intermediate tensors stay in the cache."""
+SMALL = 1 << 16
+"""Elements up to which sorting takes less time than the calls that count."""
 
 
 def arcee_fusion(operands: Operands, p: Mapping[str, Any], rng: Rng) -> Merge | None:
@@ -24,11 +30,15 @@ def arcee_fusion(operands: Operands, p: Mapping[str, Any], rng: Rng) -> Merge | 
     shape = operands.job.shape
     importance = np.empty(operands.size, np.float32)
 
+    row = shape[-1] if len(shape) > 1 else operands.size
+    step = row * max(1, BLOCK // row)
+
     def measure(begin: int, end: int) -> None:
-        rows = (-1, shape[-1]) if len(shape) > 1 else (-1,)
-        words = (source.words(begin, end), operands.base_words(begin, end))
-        x, base = (torch.from_numpy(widened(own)).view(rows) for own in words)
-        importance[begin:end] = importances(x, base).flatten().numpy()
+        for first in range(begin, end, step):
+            last = min(first + step, end)
+            words = (source.words(first, last), operands.base_words(first, last))
+            x, base = (torch.from_numpy(widened(own)).view(-1, row) for own in words)
+            importance[first:last] = importances(x, base).flatten().numpy()
 
     if len(shape) > 1:
         operands.map(measure)
@@ -46,9 +56,12 @@ def arcee_fusion(operands: Operands, p: Mapping[str, Any], rng: Rng) -> Merge | 
 def _order_statistics(importance: Array, operands: Operands) -> list[float]:
     """Return the quartiles. Magnitudes can be counted, so that what rounding has left below 0 is counted apart."""
     n = importance.size
-    above = Values(lambda b, e: (None, np.maximum(importance[b:e], 0)), operands.pieces, operands.over)
-    below = Values(lambda b, e: (None, np.maximum(-importance[b:e], 0)), operands.pieces, operands.over)
+    if n < SMALL:
+        return order_statistics(torch.from_numpy(importance), places(n))
     negative = sum(operands.map(lambda b, e: int(np.count_nonzero(importance[b:e] < 0))))
+    scale = exact_scale(max(operands.map(lambda b, e: float(np.abs(importance[b:e]).max()))))
+    above = Values(lambda b, e: (None, np.maximum(importance[b:e], 0) * scale), operands.pieces, operands.over)
+    below = Values(lambda b, e: (None, np.minimum(importance[b:e], 0) * -scale), operands.pieces, operands.over)
     tables: dict[bool, Magnitudes] = {}
     found = []
     for place in places(n):
@@ -56,7 +69,7 @@ def _order_statistics(importance: Array, operands: Operands) -> list[float]:
         values, k = (below, place + 1) if is_negative else (above, n - place)
         if is_negative not in tables:
             tables[is_negative] = count(values)
-        magnitude = tables[is_negative].cut(k, values).magnitude
+        magnitude = unscaled(tables[is_negative].cut(k, values), scale).magnitude
         found.append(-magnitude if is_negative else magnitude)
     return found
 

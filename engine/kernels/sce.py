@@ -9,6 +9,7 @@ import numpy as np
 
 from engine.kernels.kernel import Merge, floats
 from engine.kernels.magnitudes import ALL, NONE, Cut, Values, count
+from engine.kernels.scaling import exact_scale, unscaled
 from engine.kernels.weighted_sum import total
 from engine.kernels.words import SIGN, bits, compiled, finite, load, part, real, store
 from engine.methods.method import Array, Rng
@@ -69,15 +70,24 @@ def _variances(operands: Operands, begin: int, end: int) -> Array:
 def _cut(operands: Operands, share: float) -> Cut:
     """Return where the given share of those elements ends that vary at all."""
 
-    values = Values(lambda begin, end: (None, _variances(operands, begin, end)), operands.pieces, operands.over)
-
     def look() -> Any:
-        varying = sum(operands.map(lambda begin, end: int(np.count_nonzero(_variances(operands, begin, end)))))
-        return count(values), varying
+        def of(begin: int, end: int) -> tuple[int, float]:
+            variances = _variances(operands, begin, end)
+            return int(np.count_nonzero(variances)), float(variances.max())
 
-    table, varying = operands.once("variances", [operands.base, *operands.inputs], look)
+        found = operands.map(of)
+        scale = exact_scale(max(largest for _, largest in found))
+        return sum(varying for varying, _ in found), scale, count(_scaled_variances(operands, scale))
+
+    varying, scale, table = operands.once("variances", [operands.base, *operands.inputs], look)
     k = int(varying * share)
-    return NONE if k == 0 else ALL if k == operands.size else table.cut(k, values)
+    if k == 0 or k == operands.size:
+        return ALL if k else NONE
+    return unscaled(table.cut(k, _scaled_variances(operands, scale)), scale)
+
+
+def _scaled_variances(operands: Operands, scale: Any) -> Values:
+    return Values(lambda begin, end: (None, _variances(operands, begin, end) * scale), operands.pieces, operands.over)
 
 
 @compiled
