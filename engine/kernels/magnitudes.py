@@ -50,13 +50,20 @@ class Cut:
 
     def least(self, position: int) -> Any:
         """Return the least magnitude, float32, that belongs to the largest at this position."""
+        before, after, cut = self.limit
+        return before if position < cut else after
+
+    @property
+    def limit(self) -> tuple[Any, Any, int]:
+        """The magnitude, float32, the next larger one, and the position: as `sum_band` takes them."""
         magnitude = np.float32(self.magnitude)
-        return magnitude if position < self.position else np.nextafter(magnitude, np.float32(np.inf))
+        return magnitude, np.nextafter(magnitude, INFINITY), self.position
 
 
-_EVERYWHERE = 1 << 62
-ALL = Cut(0.0, _EVERYWHERE)
-NONE = Cut(math.inf, _EVERYWHERE)
+EVERYWHERE = 1 << 62
+INFINITY = np.float32(np.inf)
+ALL = Cut(0.0, EVERYWHERE)
+NONE = Cut(math.inf, EVERYWHERE)
 
 
 @dataclass(frozen=True)
@@ -82,7 +89,7 @@ class Magnitudes:
         if self.buckets:
             return self._cut_in_bucket(word, k - above, values)
         if word == 0 or k == self.reaching[place]:  # whether zeros are kept does not matter
-            return Cut(_real(word), _EVERYWHERE)
+            return Cut(_real(word), EVERYWHERE)
         return Cut(_real(word), _position_of(k - above, np.uint32(word), values))
 
     def _cut_in_bucket(self, bucket: int, k: int, values: Values) -> Cut:
@@ -275,3 +282,20 @@ def nth_equal(base: Any, x: Any, word: Any, nth: int) -> Any:
                 if nth == 0:
                     return begin + j, 0
     return -1, nth
+
+
+@compiled
+def exact_cuts(words: Any, reaching: Any, ks: Any, base: Any, xs: Any, found: Any) -> None:
+    """Set found, int64 (k, 2), to bits of the magnitude and position of each source's cut, where ks is above 0.
+
+    What `Magnitudes.cut` does for tables of magnitudes and tensors of one piece, for all sources in one call.
+    """
+    for i in range(len(xs)):
+        if ks[i] <= 0:
+            continue
+        place = np.searchsorted(reaching[i], ks[i])
+        word = words[i][place]
+        found[i, 0], found[i, 1] = word, EVERYWHERE
+        if word != 0 and ks[i] != reaching[i][place]:
+            above = reaching[i][place - 1] if place > 0 else 0
+            found[i, 1] = nth_equal(base, xs[i], word, ks[i] - above)[0] + 1

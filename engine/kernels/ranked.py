@@ -9,14 +9,11 @@ import numpy as np
 
 from engine.kernels.kernel import Kernel, Merge
 from engine.kernels.ranks import mark, mark_all, rank_rows
-from engine.kernels.sparsified import Kept, summed
+from engine.kernels.sparsified import MOST_MASKS, Kept, summed
 from engine.methods.della import check_probabilities, probability
 from engine.methods.draws import LOW, upper_word
 from engine.methods.method import Rng
 from engine.operands import Operands, between
-
-MOST = 8
-"""Sources whose masks fit into one byte."""
 
 
 def ranked(method: str, *, consensus: bool) -> Kernel:
@@ -25,7 +22,7 @@ def ranked(method: str, *, consensus: bool) -> Kernel:
     def kernel(operands: Operands, p: Mapping[str, Any], rng: Rng) -> Merge | None:
         shape, k = operands.job.shape, len(operands.inputs)
         row = operands.size if len(shape) < 2 else shape[1]
-        if len(shape) > 2 or k > MOST or row >= LOW:
+        if len(shape) > 2 or k > MOST_MASKS or row >= LOW:
             return None
         for density, epsilon in zip(p["density"], p["epsilon"], strict=True):
             if 0.0 < density < 1.0:

@@ -10,14 +10,15 @@ from typing import Any
 import numpy as np
 
 from engine.kernels.kernel import Kernel, Merge, floats
-from engine.kernels.magnitudes import ALL, NONE, Cut, Magnitudes, Values, count
-from engine.kernels.task_vectors import l1_sums, sum_agreeing, sum_kept
-from engine.kernels.weighted_sum import sum_inputs
+from engine.kernels.task_vectors import l1_sums, sum_agreeing, sum_band, sum_kept
+from engine.kernels.weighted_sum import sum_deltas
 from engine.methods.draws import LOW, TWO32, upper_word
 from engine.methods.method import Array, Rng
-from engine.methods.selection import SORT_BELOW
-from engine.methods.task_vectors import band, factors, l1_ratio
+from engine.methods.task_vectors import factors, l1_ratio
 from engine.operands import Operands, between
+
+MOST_MASKS = 8
+"""Sources whose masks fit into one byte."""
 
 
 @dataclass(frozen=True)
@@ -26,12 +27,14 @@ class Kept:
 
     `rules(begin, end)` returns what `engine.kernels.task_vectors` wants, one rule a source, or the masks of all, for a
     part of the tensor that none of the positions in `cuts` lies inside of. `some` says of which sources anything is
-    kept; the others need not be read (None: of all).
+    kept; the others need not be read (None: of all). `band` says the same as `rules` in the way of `sum_band`, of
+    those sources.
     """
 
     rules: Callable[[int, int], Any]
     cuts: Sequence[int] = ()
     some: Sequence[bool] | None = None
+    band: Any = None
 
     def parts(self, begin: int, end: int) -> list[tuple[int, int]]:
         """Return [begin, end) in parts for which `rules` may be asked."""
@@ -41,40 +44,6 @@ class Kept:
         """Return what `rules` says of source i alone."""
         rules = self.rules(begin, end)
         return rules >> np.uint8(i) if isinstance(rules, np.ndarray) else (rules[i],)
-
-
-def banded(*, consensus: bool) -> Kernel:
-    """Return the kernel of TIES and breadcrumbs: a band of the order of magnitudes is kept."""
-
-    def kernel(operands: Operands, p: Mapping[str, Any], rng: Rng) -> Merge | None:
-        if operands.size < SORT_BELOW:
-            return None  # equal magnitudes are ranked in another way there
-        gammas = p.get("gamma") or [None] * len(p["density"])
-        bands = [band(operands.size, d, gamma) for d, gamma in zip(p["density"], gammas, strict=True)]
-        lower = [_cut(operands, i, top + kept if kept else 0) for i, (top, kept) in enumerate(bands)]
-        upper = [_cut(operands, i, top if kept else 0) for i, (top, kept) in enumerate(bands)]
-        bounded = any(cut is not NONE for cut in upper)
-
-        def rules(begin: int, end: int) -> Any:
-            low = [cut.least(begin) for cut in lower]
-            if not bounded:
-                return tuple((low_i,) for low_i in low)
-            return tuple((low_i, cut.least(begin)) for low_i, cut in zip(low, upper, strict=True))
-
-        kept = Kept(rules, [cut.position for cut in (*lower, *upper)], [cut is not NONE for cut in lower])
-        return summed(operands, p, kept, consensus=consensus)
-
-    return kernel
-
-
-def _cut(operands: Operands, i: int, k: int) -> Cut:
-    """Return where the k largest of source i's task vector end."""
-    if k == 0 or k >= operands.size:
-        return ALL if k else NONE
-    source = operands.inputs[i]
-    values = Values(lambda b, e: (operands.base_words(b, e), source.words(b, e)), operands.pieces, operands.over)
-    table: Magnitudes = operands.once("magnitudes", [operands.base, source], lambda: count(values))
-    return NONE if table.all_zero else table.cut(k, values)
 
 
 def drawn(*, consensus: bool) -> Kernel:
@@ -108,18 +77,23 @@ def summed(operands: Operands, p: Mapping[str, Any], kept: Kept, *, consensus: b
 
     some = [True] * len(c) if kept.some is None else kept.some
     if not any(some):
-        return lambda begin, end, out: bool(sum_inputs((operands.base_words(begin, end),), floats([1.0]), out))
+
+        def merge_nothing(begin: int, end: int, out: Array) -> bool:
+            base = operands.base_words(begin, end)
+            return bool(sum_deltas(base, (base,), floats([0.0]), out))  # -0 + 0 is 0, as in the reference
+
+        return merge_nothing
     c, w = tuple(compress(c, some)), tuple(compress(w, some))
 
     def merge(begin: int, end: int, out: Array) -> bool:
         base, xs = operands.base_words(begin, end), operands.words(begin, end, some)
+        if kept.band is not None:
+            return bool(sum_band(base, xs, c, w, kept.band, begin, factor, p["normalize"], consensus, out))
         finite = True
         for first, last in kept.parts(begin, end):
             part = slice(first - begin, last - begin)
             own = tuple(x[part] for x in xs)
             rules, start = kept.rules(first, last), np.uint32(first & LOW)
-            if isinstance(rules, tuple):
-                rules = tuple(compress(rules, some))
             if consensus:
                 finite &= sum_agreeing(base[part], own, c, w, rules, start, factor, p["normalize"], out[part])
             else:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from engine.kernels.arcee_fusion import arcee_fusion
+from engine.kernels.banded import banded
 from engine.kernels.kernel import Kernel
 from engine.kernels.nearswap import nearswap
 from engine.kernels.ram import ram, ramplus_tl
 from engine.kernels.ranked import ranked
 from engine.kernels.sce import sce
-from engine.kernels.sparsified import banded, drawn
+from engine.kernels.sparsified import drawn
 from engine.kernels.weighted_sum import weighted_sum
 from engine.methods import METHODS
 

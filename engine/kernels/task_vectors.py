@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 from numba import types
+from numba.cpython.unsafe.tuple import tuple_setitem
 from numba.extending import overload
 
 from engine.kernels.weighted_sum import total
@@ -126,3 +127,59 @@ def l1_sums(base: Any, x: Any, rules: Any, start: Any) -> Any:
         every += total(sizes[: own.shape[0]])
         some += total(kept_sizes[: own.shape[0]])
     return every, some
+
+
+@compiled
+def sum_band(
+    base: Any, xs: Any, c: Any, w: Any, band: Any, begin: Any, factor: Any, divided: bool, agreeing: bool, out: Any
+) -> bool:
+    """Do `sum_agreeing`, or `sum_kept`, where elements with low <= |delta| < high are kept, for limits with positions.
+
+    `band` is (low, high, rules): for each source a limit (magnitude, the next larger one, position): the magnitude
+    counts before the position, the next larger one behind it. `rules` are any rules, which say by their kind whether
+    `high` counts at all. The piece begins at the position `begin`.
+    """
+    low, high, rules = band
+    finite, first, n = True, 0, out.shape[0]
+    while first < n:
+        last = n
+        for i in range(len(xs)):
+            for edge in (low[i][2] - begin, high[i][2] - begin):
+                last = edge if first < edge < last else last
+        for i in range(len(xs)):
+            rules = tuple_setitem(rules, i, _rule(rules[i], low[i], high[i], begin + first))
+        own = _parts(xs, first, last)
+        start = np.uint32(0)  # bands do not depend on it
+        if agreeing:
+            finite &= sum_agreeing(base[first:last], own, c, w, rules, start, factor, divided, out[first:last])
+        else:
+            finite &= sum_kept(base[first:last], own, c, rules, start, out[first:last])
+        first = last
+    return finite
+
+
+def _parts(xs: Any, first: int, last: int) -> Any:
+    raise NotImplementedError("only inside compiled loops")
+
+
+@overload(_parts, strict=False)
+def _parts_of(xs: Any, first: Any, last: Any) -> Any:
+    if len(xs) == 1:
+        return lambda xs, first, last: (xs[0][first:last],)
+    return lambda xs, first, last: (xs[0][first:last],) + _parts(xs[1:], first, last)  # noqa: RUF005
+
+
+def _rule(like: Any, low: Any, high: Any, position: int) -> Any:
+    raise NotImplementedError("only inside compiled loops")
+
+
+@overload(_rule, strict=False)
+def _rule_like(like: Any, low: Any, high: Any, position: Any) -> Any:
+    if like.count == 1:
+        return lambda like, low, high, position: (_least(low, position),)
+    return lambda like, low, high, position: (_least(low, position), _least(high, position))
+
+
+@compiled
+def _least(limit: Any, position: Any) -> Any:
+    return limit[0] if position < limit[2] else limit[1]
