@@ -9,6 +9,7 @@ Floats that are not negative are ordered as their bits are: magnitudes are uint3
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -27,6 +28,9 @@ SLOTS = 1 << 17
 BLOCK = 1024
 NEAR, TIES = 256, 4096
 """Elements that are counted before they are gone through one by one: few may be wanted, or only the last ones."""
+
+
+_THREAD = threading.local()
 
 
 @dataclass(frozen=True)
@@ -124,15 +128,15 @@ def _position_of(nth: int, word: Any, values: Values) -> int:
 
 def count(values: Values) -> Magnitudes:
     """Count all magnitudes, exactly where there are few distinct ones, else in buckets. There is one at least."""
-    slots = _slots(values.pieces[0][1])
 
     def distinct(begin: int, end: int) -> tuple[Array, Array] | None:
-        keys, counts = np.zeros(slots, np.uint32), np.zeros(slots, np.uint32)
-        zeros = int(count_distinct(*values.read(begin, end), keys, counts))
-        if zeros < 0:
-            return None
-        used = np.flatnonzero(keys)
-        return np.append(keys[used] - np.uint32(1), np.uint32(0)), np.append(counts[used], np.uint32(zeros))
+        base, x = values.read(begin, end)
+        for slots in (_few_slots(end - begin), SLOTS):
+            keys, counts = _hash_table(slots)
+            if (zeros := count_distinct(base, x, keys, counts)) >= 0:
+                words, numbers = used_slots(keys, counts)
+                return np.append(words, np.uint32(0)), np.append(numbers, np.uint32(zeros))
+        return None
 
     tables = [distinct(*values.pieces[0])]
     if tables[0] is not None:
@@ -158,8 +162,19 @@ def _descending(words: Array, counts: Array, *, buckets: bool) -> Magnitudes:
     return Magnitudes(words[starts].copy(), np.cumsum(np.add.reduceat(counts, starts)), buckets)
 
 
-def _slots(n: int) -> int:
-    return min(SLOTS, 1 << max(10, (n // 16).bit_length()))
+def _hash_table(slots: int) -> tuple[Array, Array]:
+    """Return an empty table, this thread's own: fresh memory costs more than counting a small tensor."""
+    if not hasattr(_THREAD, "keys"):
+        _THREAD.keys, _THREAD.counts = np.empty(SLOTS, np.uint32), np.empty((SLOTS, 2), np.uint32)
+    keys, counts = _THREAD.keys[:slots], _THREAD.counts[:slots]
+    keys.fill(0)
+    counts.fill(0)
+    return keys, counts
+
+
+def _few_slots(n: int) -> int:
+    """Return a size of the hash table that serves most tensors of n elements, and is quickly found to be too small."""
+    return min(SLOTS, 1 << max(10, (n // 32).bit_length()))
 
 
 @compiled
@@ -181,18 +196,19 @@ def _largest(words: Any) -> Any:
 def count_distinct(base: Any, x: Any, keys: Any, counts: Any) -> int:
     """Count |x - base| in an open hash table with the magnitudes + 1 as keys, 0 where free.
 
-    Returns -1 once it is half full, else how many zeros are *not* in it: those in stretches of nothing else, which
-    many fine-tunes have, and which would all wait for one slot.
+    counts, (slots, 2), are of even and odd elements: equal neighbours need not wait for each other. Returns -1 once
+    the table is half full, else how many zeros are *not* in it: those in stretches of nothing else, which many
+    fine-tunes have.
     """
     slots = keys.shape[0]
+    last = np.uint32(slots - 1)
+    free = slots // 2
     shift = np.uint32(32)
     while slots > 1:
         slots >>= 1
         shift -= np.uint32(1)
-    last = np.uint32(keys.shape[0] - 1)
-    free = keys.shape[0] // 2
     zeros = 0
-    block = np.empty(BLOCK, np.uint32)
+    block, places = np.empty(BLOCK, np.uint32), np.empty(BLOCK, np.uint32)
     n = x.shape[0]
     for begin in range(0, n, BLOCK):
         words = block[: min(BLOCK, n - begin)]
@@ -200,19 +216,34 @@ def count_distinct(base: Any, x: Any, keys: Any, counts: Any) -> int:
         if _largest(words) == 0:
             zeros += words.shape[0]
             continue
-        for word in words:
-            key = np.uint32(word + np.uint32(1))
-            slot = np.uint32(np.uint32(key * np.uint32(0x9E3779B1)) >> shift)  # Knuth's multiplicative hashing
+        for j in range(words.shape[0]):  # Knuth's multiplicative hashing, in a loop of its own that vectorises
+            words[j] = np.uint32(words[j] + np.uint32(1))
+            places[j] = np.uint32(np.uint32(words[j] * np.uint32(0x9E3779B1)) >> shift)
+        for j in range(words.shape[0]):
+            key, slot = words[j], places[j]
             while keys[slot] != key:
                 if keys[slot] == 0:
                     keys[slot] = key
                     free -= 1
                     break
                 slot = np.uint32(np.uint32(slot + np.uint32(1)) & last)
-            counts[slot] += np.uint32(1)
+            counts[slot, j & 1] += np.uint32(1)
         if free < BLOCK:
             return -1
     return zeros
+
+
+@compiled
+def used_slots(keys: Any, counts: Any) -> Any:
+    """Return the magnitudes in a hash table, and their counts."""
+    words, numbers = np.empty_like(keys), np.empty_like(keys)
+    used = 0
+    for slot in range(keys.shape[0]):
+        if keys[slot] != 0:
+            words[used] = np.uint32(keys[slot] - np.uint32(1))
+            numbers[used] = np.uint32(counts[slot, 0] + counts[slot, 1])
+            used += 1
+    return words[:used], numbers[:used]
 
 
 @compiled
