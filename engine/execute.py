@@ -6,7 +6,6 @@ and the checkpoint that is written have the same bits, in any order, on any numb
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, Protocol
@@ -59,7 +58,7 @@ class Executor:
         Raises what the first failing job raises: RecipeError, CheckpointError, NonFiniteError.
         """
         threads = torch.get_num_threads() if self._kernels else 1
-        if threads == 1 or (len(jobs) == 1 and _size(jobs[0]) < LARGE):
+        if threads == 1 or (len(jobs) == 1 and jobs[0].size < LARGE):
             for job in jobs:
                 self._merge(job, sink, _one_by_one)
             return
@@ -70,9 +69,9 @@ class Executor:
 
             try:
                 for job in jobs:
-                    if _size(job) >= LARGE:
+                    if job.size >= LARGE:
                         self._merge(job, sink, side_by_side)
-                waiting = [pool.submit(self._merge, job, sink, _one_by_one) for job in jobs if _size(job) < LARGE]
+                waiting = [pool.submit(self._merge, job, sink, _one_by_one) for job in jobs if job.size < LARGE]
                 for future in waiting:
                     future.result()
             except BaseException:
@@ -113,12 +112,8 @@ def _one_by_one(function: Callable[[int, int], Any], pieces: Sequence[tuple[int,
     return [function(*piece) for piece in pieces]
 
 
-def _size(job: Job) -> int:
-    return math.prod(job.shape)
-
-
 def _has_numbers_for_kernels(job: Job) -> bool:
-    return job.work_dtype == torch.float32 and _size(job) > 0
+    return job.work_dtype == torch.float32 and job.size > 0
 
 
 def _drops_elements(job: Job) -> bool:

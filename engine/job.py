@@ -75,6 +75,16 @@ class Job:
     work_dtype: torch.dtype
     seed: int  # the recipe's
 
+    @property
+    def members(self) -> tuple[Input, ...]:
+        """All inputs, the base last."""
+        return (*self.inputs, self.base) if self.base else self.inputs
+
+    @property
+    def size(self) -> int:
+        """The number of elements."""
+        return math.prod(self.shape)
+
     def key(self, position: int) -> int:
         """Return the 64-bit key of a source's draws (counted without the base): the same in any order of jobs."""
         text = f"{self.seed}\0{position}\0{self.name}".encode()

@@ -30,8 +30,6 @@ from engine.vocabulary import Vocabulary, plan_vocabulary, tokenizer_donor
 
 SMALL = 1 << 18
 """Elements up to which loading (or, the first time, compiling) kernels takes longer than they save."""
-_SCRATCH = 4
-"""Tensors of working size that a method holds besides its inputs, at most."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,7 +39,7 @@ class Plan:
     `config` is the output's config.json, made from that of `owner`, whose code (if it has any) is copied too. `donor`
     is the model whose tokenizer and generation settings are copied;
     `files` replaces some of them (None: leave it away). `earlier` are the recipes of models that were merged for this.
-    Sizes are in bytes; `peak_bytes` is the largest job's memory.
+    Sizes are in bytes.
     """
 
     recipe: Recipe
@@ -52,7 +50,6 @@ class Plan:
     files: Mapping[str, bytes | None]
     read_bytes: int
     write_bytes: int
-    peak_bytes: int
     earlier: tuple[Recipe, ...] = ()
 
     @property
@@ -98,7 +95,6 @@ def plan(recipe: Recipe, checkpoints: Mapping[str, Checkpoint], *, any_architect
         files=_files(recipe, donor, vocabulary, checkpoints),
         read_bytes=sum(_read_bytes(job) for job in jobs),
         write_bytes=sum(math.prod(job.shape) * job.dtype.itemsize for job in jobs),
-        peak_bytes=max(_peak_bytes(job) for job in jobs),
     )
 
 
@@ -120,16 +116,8 @@ def _files(
     return files if template is None else template_files(template, donor.folder, files)
 
 
-def _members(job: Job) -> list[Input]:
-    return [*job.inputs, *([job.base] if job.base else [])]
-
-
 def _read_bytes(job: Job) -> int:
-    return sum(m.checkpoint.tensors[m.name].nbytes for m in _members(job))
-
-
-def _peak_bytes(job: Job) -> int:
-    return math.prod(job.shape) * job.work_dtype.itemsize * (len(_members(job)) + _SCRATCH)
+    return sum(m.checkpoint.tensors[m.name].nbytes for m in job.members)
 
 
 def _job(recipe: Recipe, slot: Slot, head: str | None, vocabulary: Vocabulary | None) -> Job:

@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 from pathlib import Path
 
-from engine.errors import OutputError
+import torch
 
+from engine.errors import OutputError
+from engine.job import Job
+from engine.operands import PIECE, ROWS
+from engine.plan import Plan
+
+SCRATCH = 4
+"""Tensors of working size that a method's reference holds besides its inputs, at most."""
+HELD = {"arcee_fusion": 4, "sce": 4, "della": 1, "della_linear": 1}
+"""Bytes that a kernel holds of every element of a tensor."""
+THREAD = 4 << 20
+"""Bytes of a thread's own tables."""
 _MARGIN = 64 << 20
 """Bytes kept free besides the weights: tokenizer files and the file system's own needs."""
 
@@ -32,6 +44,23 @@ def check_disk(folder: Path, needed: int) -> None:
             f"{folder}: {in_units(needed + _MARGIN)} are needed, {in_units(free)} are free; free some space or choose"
             " another disk"
         )
+
+
+def peak_memory(plan: Plan, device: str = "cpu") -> int:
+    """Return the bytes that merging holds at once, besides mapped files: the largest job's, on all threads."""
+    threads = torch.get_num_threads() if device == "cpu" else 1
+    return max(_peak_of(job, threads if plan.kernels and device == "cpu" else None) for job in plan.jobs)
+
+
+def _peak_of(job: Job, threads: int | None) -> int:
+    """Return what one job holds; `threads` None: its tensors are whole, as the reference wants them."""
+    whole = sum(source.float_bytes for source in job.members if source.rows is not None)
+    if threads is None or job.work_dtype != torch.float32 or job.method is None:
+        return whole + job.size * job.work_dtype.itemsize * (len(job.members) + SCRATCH)
+    piece = min(max(PIECE, ROWS * math.prod(job.shape[1:])), job.size)
+    widened = sum(not source.mapped for source in job.members)
+    held = HELD.get(job.method.name, 0) * job.size
+    return whole + held + threads * (THREAD + piece * (4 * widened + job.dtype.itemsize))
 
 
 def check_memory(peak: int, memory: int, device: str) -> None:

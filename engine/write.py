@@ -18,7 +18,7 @@ from engine.execute import Executor
 from engine.model_card import model_card as card_of
 from engine.plan import Plan, plan
 from engine.recipe import Recipe
-from engine.room import check_disk, check_memory, in_units, standing
+from engine.room import check_disk, check_memory, in_units, peak_memory, standing
 from engine.shard_file import write_shard
 from engine.shard_layout import INDEX_FILE, ShardLayout, index, layout
 
@@ -99,7 +99,7 @@ def write_checkpoint(
     check_target(folder)
     folder = Path(os.path.realpath(folder))
     if memory is not None:
-        check_memory(plan.peak_bytes, memory, device)
+        check_memory(peak_memory(plan, device), memory, device)
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with unfinished.sole_writer(folder):

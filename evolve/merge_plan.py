@@ -11,7 +11,7 @@ from engine import unfinished
 from engine.checkpoint import Checkpoint
 from engine.companions import code, companions
 from engine.plan import Plan
-from engine.room import check_disk, check_memory, free_disk, in_units
+from engine.room import check_disk, check_memory, free_disk, in_units, peak_memory
 from engine.shard_layout import layout
 from engine.write import RECIPE_FILE
 
@@ -38,9 +38,10 @@ def describe(
     )
     if kept:
         yield f"kept      {len(kept)} files of an interrupted start; {in_units(needed)} are still to be written"
-    yield f"memory    {in_units(plan.peak_bytes)} for the largest tensor; {in_units(memory)} are free ({device})"
+    peak = peak_memory(plan, device)
+    yield f"memory    {in_units(peak)} at most at once; {in_units(memory)} are free ({device})"
     yield from (f"warning: {each}" for each in warnings(plan, opened, out))
-    check_memory(plan.peak_bytes, memory, device)
+    check_memory(peak, memory, device)
     check_disk(out, needed)
 
 

@@ -17,7 +17,7 @@ from engine.errors import EngineError, OutputError
 from engine.merge import merge
 from engine.plan import Plan, plan
 from engine.recipe import Recipe
-from engine.room import in_units
+from engine.room import in_units, peak_memory
 from engine.write import merge_to_folder, write_checkpoint
 
 Make = Callable[..., str]
@@ -162,7 +162,7 @@ def test_too_little_memory_is_told_before_the_first_byte(recipe: Recipe, tmp_pat
     with pytest.raises(OutputError, match=r"memory of cpu: the largest tensor takes .* to merge, 5 bytes are free"):
         merge_to_folder(recipe, tmp_path / "x" / "out", memory=5)
     assert not (tmp_path / "x").exists()
-    merge_to_folder(recipe, tmp_path / "x" / "out", memory=planned(recipe).peak_bytes)
+    merge_to_folder(recipe, tmp_path / "x" / "out", memory=peak_memory(planned(recipe)))
 
 
 def test_tokenizer_and_card_can_be_left_away(recipe: Recipe, tmp_path: Path) -> None:

@@ -266,7 +266,7 @@ def test_a_dry_run_tells_the_plan_and_writes_nothing(tmp_path: Path) -> None:
     assert lines["output"].startswith("deep/out: llama, 4 layers, vocabulary ")
     assert lines["dtypes"] == "bfloat16; computed in float32"
     assert lines["write"].endswith(" are free")
-    assert "for the largest tensor" in lines["memory"]
+    assert "at most at once" in lines["memory"]
     assert failed[0] == 2
     assert "no weight for" in failed[2]
     assert list((tmp_path / "work").iterdir()) == []
