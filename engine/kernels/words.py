@@ -79,7 +79,10 @@ def value(base: Any, words: Any, j: int) -> Any:
 
 
 def store(words: Any, j: int, x: Any) -> Any:
-    """Set element j to the float32 x, rounded; return x's magnitude as int32 bits, for `finite`."""
+    """Set element j to the float32 x, rounded; return x's magnitude as int32 bits, for `finite`.
+
+    A conditional expression must not stand in its arguments: numba 0.68 then leaves the store away, without a word.
+    """
     raise NotImplementedError("only inside compiled loops")
 
 
