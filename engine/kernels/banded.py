@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from engine.kernels.counting import exact_cuts
 from engine.kernels.kernel import Kernel, Merge
-from engine.kernels.magnitudes import ALL, NONE, Cut, Magnitudes, Values, count, exact_cuts
+from engine.kernels.magnitudes import ALL, NONE, Cut, Magnitudes, Values, count
 from engine.kernels.sparsified import MOST_MASKS, Kept, summed
 from engine.methods.method import Array, Rng
 from engine.methods.selection import SORT_BELOW

@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from engine.kernels.magnitudes import HIGHEST, Cut
+from engine.kernels.counting import HIGHEST
+from engine.kernels.magnitudes import Cut
 
 _TOP = (HIGHEST >> 10) - 127
 """The power of two at which the buckets end."""
