@@ -6,6 +6,7 @@ and the checkpoint that is written have the same bits, in any order, on any numb
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, Protocol
@@ -21,7 +22,7 @@ from engine.operands import PIECE, Map, Operands
 if TYPE_CHECKING:
     from engine.kernels.kernel import Merge
 
-LARGE = 4 * PIECE
+LARGE = 2 * PIECE
 """Elements from which all threads work on one tensor; smaller ones have a thread each."""
 _WORDS = {torch.bfloat16: torch.uint16, torch.float32: torch.float32}
 
@@ -55,7 +56,7 @@ class Executor:
     def run(self, jobs: Sequence[Job], sink: Sink) -> None:
         """Merge all jobs into the sink, on as many threads as torch is set to use.
 
-        Raises what the first failing job raises: RecipeError, CheckpointError, NonFiniteError.
+        Raises what a failing job raises, RecipeError, CheckpointError or NonFiniteError; no others are begun then.
         """
         threads = torch.get_num_threads() if self._kernels else 1
         if threads == 1 or (len(jobs) == 1 and jobs[0].size < LARGE):
@@ -67,16 +68,25 @@ class Executor:
             def side_by_side(function: Callable[[int, int], Any], pieces: Sequence[tuple[int, int]]) -> list[Any]:
                 return list(pool.map(lambda piece: function(*piece), pieces))
 
+            for job in jobs:
+                if job.size >= LARGE:
+                    self._merge(job, sink, side_by_side)
+            # The largest first, so that no thread is left with one while the others are done.
+            waiting = deque(sorted((job for job in jobs if job.size < LARGE), key=lambda job: -job.size))
+
+            def work() -> None:
+                try:
+                    while (job := _next(waiting)) is not None:
+                        self._merge(job, sink, _one_by_one)
+                except BaseException:
+                    waiting.clear()
+                    raise
+
             try:
-                for job in jobs:
-                    if job.size >= LARGE:
-                        self._merge(job, sink, side_by_side)
-                waiting = [pool.submit(self._merge, job, sink, _one_by_one) for job in jobs if job.size < LARGE]
-                for future in waiting:
-                    future.result()
-            except BaseException:
-                pool.shutdown(cancel_futures=True)
-                raise
+                for worker in [pool.submit(work) for _ in range(threads)]:
+                    worker.result()
+            finally:
+                waiting.clear()  # also where this thread is interrupted
 
     def _merge(self, job: Job, sink: Sink, over: Map) -> None:
         if self._check_sources and _drops_elements(job) and nonfinite_source(job) is not None:
@@ -106,6 +116,13 @@ class Executor:
         if not is_finite(merged):
             raise NonFiniteError(_not_finite(job))
         sink.put(job, 0, merged)
+
+
+def _next(waiting: deque[Job]) -> Job | None:
+    try:
+        return waiting.popleft()
+    except IndexError:  # none is left
+        return None
 
 
 def _one_by_one(function: Callable[[int, int], Any], pieces: Sequence[tuple[int, int]]) -> list[Any]:

@@ -26,11 +26,10 @@ class Kept:
         """Return what `make` returned when it was first asked for these sources."""
         if any(source.rows is not None for source in sources):  # vocabularies are put together anew by every plan
             return make()
-        key = (what, *((source.checkpoint, source.name) for source in sources))
-        with self._lock:
-            if key in self._values:
-                found: T = self._values[key]
-                return found
+        key = (what, *[(source.checkpoint, source.name) for source in sources])
+        found: T | None = self._values.get(key)
+        if found is not None:
+            return found
         made = make()
         with self._lock:
             first: T = self._values.setdefault(key, made)

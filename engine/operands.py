@@ -18,7 +18,7 @@ from engine.job import Input, Job
 from engine.kept import Kept
 from engine.methods.method import Array
 
-PIECE = 1 << 20
+PIECE = 1 << 21
 """Elements that are worked on at once, about: several pieces of each input fit into a processor's shared cache."""
 ROWS = 256
 """A piece is a multiple of so many rows: the blocks in which adapters are multiplied."""
@@ -49,11 +49,14 @@ class Stream:
         return rows[begin - first * self._row : end - first * self._row]
 
 
-def _stream(source: Input, kept: Kept | None) -> Stream:
+def _streams(sources: tuple[Input, ...], kept: Kept | None) -> tuple[Stream, ...]:
     if kept is None:
-        return Stream(source, whole=False)
-    whole = source.mapped or kept.reserve(source)
-    return kept.get("stream", (source,), lambda: Stream(source, whole=whole))
+        return tuple(Stream(source, whole=False) for source in sources)
+
+    def stream(source: Input) -> Stream:
+        return kept.get("stream", (source,), lambda: Stream(source, whole=source.mapped or kept.reserve(source)))
+
+    return kept.get("streams", sources, lambda: tuple(map(stream, sources)))
 
 
 def _words(tensor: torch.Tensor) -> Array:
@@ -68,9 +71,9 @@ class Operands:
     def __init__(self, job: Job, map_pieces: Map, kept: Kept | None) -> None:
         self.job = job  # kernels may need its shape
         self._kept = kept
-        self.base = _stream(job.base, kept) if job.base else None
-        self.inputs = tuple(_stream(source, kept) for source in job.inputs)
-        self.size = math.prod(job.shape)
+        streams = _streams(job.members, kept)
+        self.inputs, self.base = streams[: len(job.inputs)], streams[-1] if job.base else None
+        self.size = job.size
         self.pieces = _pieces(job.shape)
         self._map = map_pieces
 

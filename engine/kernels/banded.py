@@ -11,7 +11,7 @@ import torch
 
 from engine.kernels.counting import exact_cuts
 from engine.kernels.kernel import Kernel, Merge
-from engine.kernels.magnitudes import ALL, NONE, Cut, Magnitudes, Values, count
+from engine.kernels.magnitudes import ALL, INFINITY, NONE, Cut, Magnitudes, Values, count
 from engine.kernels.sparsified import MOST_MASKS, Kept, summed
 from engine.methods.method import Array, Rng
 from engine.methods.selection import SORT_BELOW
@@ -45,7 +45,7 @@ def _kept(operands: Operands, bands: Sequence[tuple[int, int]]) -> Kept:
         low = [cut.least(begin) for cut in lower]
         return tuple(zip(low, [cut.least(begin) for cut in upper], strict=True)) if bounded else tuple(zip(low))
 
-    low, high = (tuple(cut.limit for cut in compress(cuts, some)) for cuts in (lower, upper))
+    low, high = (tuple(tuple(cut) for cut in compress(cuts, some)) for cuts in (lower, upper))
     like = (np.float32(0),) * (2 if bounded else 1)
     limits = (low, high, (like,) * len(low))
     return Kept(rules, [cut.position for cut in (*lower, *upper)], some, limits)
@@ -83,7 +83,8 @@ def _in_one_call(
     base, xs = operands.base_words(0, operands.size), operands.words(0, operands.size, wanted)
     exact_cuts(words, reaching, np.array(list(compress(ks, wanted))), base, xs, found)
     magnitudes = found[:, 0].astype(np.uint32).view(np.float32)
-    return [Cut(float(magnitude), int(position)) for magnitude, position in zip(magnitudes, found[:, 1], strict=True)]
+    above = np.nextafter(magnitudes, INFINITY)
+    return [Cut(*cut) for cut in zip(magnitudes, above, found[:, 1].tolist(), strict=True)]
 
 
 def _sorted_masks(operands: Operands, bands: Sequence[tuple[int, int]], *, ascending: bool) -> Array:

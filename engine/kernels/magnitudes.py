@@ -12,7 +12,7 @@ import math
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -47,28 +47,29 @@ class Values:
     over: Callable[[Callable[[int, int], Any], Sequence[tuple[int, int]]], list[Any]]
 
 
-@dataclass(frozen=True)
-class Cut:
-    """Where the k largest end: elements above `magnitude` belong to them, equal ones at positions below `position`."""
+class Cut(NamedTuple):
+    """Where the k largest end: elements above `magnitude` belong to them, equal ones at positions below `position`.
 
-    magnitude: float
-    position: int = 0
+    A tuple, as `sum_band` takes it; `above` is the next larger magnitude. Both are float32.
+    """
+
+    magnitude: Any
+    above: Any
+    position: int
 
     def least(self, position: int) -> Any:
-        """Return the least magnitude, float32, that belongs to the largest at this position."""
-        before, after, cut = self.limit
-        return before if position < cut else after
+        """Return the least magnitude that belongs to the largest at this position."""
+        return self.magnitude if position < self.position else self.above
 
-    @property
-    def limit(self) -> tuple[Any, Any, int]:
-        """The magnitude, float32, the next larger one, and the position: as `sum_band` takes them."""
-        magnitude = np.float32(self.magnitude)
-        return magnitude, np.nextafter(magnitude, INFINITY), self.position
+
+def cut_at(magnitude: float, position: int) -> Cut:
+    """Return the cut at a magnitude and a position."""
+    return Cut(np.float32(magnitude), np.nextafter(np.float32(magnitude), INFINITY), position)
 
 
 INFINITY = np.float32(np.inf)
-ALL = Cut(0.0, EVERYWHERE)
-NONE = Cut(math.inf, EVERYWHERE)
+ALL = cut_at(0.0, EVERYWHERE)
+NONE = cut_at(math.inf, EVERYWHERE)
 
 
 @dataclass(frozen=True)
@@ -94,8 +95,8 @@ class Magnitudes:
         if self.buckets:
             return self._cut_in_bucket(word, k - above, values)
         if word == 0 or k == self.reaching[place]:  # whether zeros are kept does not matter
-            return Cut(_real(word), EVERYWHERE)
-        return Cut(_real(word), _position_of(k - above, np.uint32(word), values))
+            return cut_at(_real(word), EVERYWHERE)
+        return cut_at(_real(word), _position_of(k - above, np.uint32(word), values))
 
     def _cut_in_bucket(self, bucket: int, k: int, values: Values) -> Cut:
         low = np.uint32(0 if bucket == LOWEST else bucket << OPEN_BITS)
@@ -111,7 +112,7 @@ class Magnitudes:
         threshold = np.partition(words, len(words) - k)[len(words) - k]
         equal = positions[words == threshold]
         missing = k - int(np.count_nonzero(words > threshold))
-        return Cut(_real(int(threshold)), int(equal[missing - 1]) + 1)
+        return cut_at(_real(int(threshold)), int(equal[missing - 1]) + 1)
 
 
 def _real(word: int) -> float:
@@ -175,4 +176,4 @@ def _hash_table(slots: int) -> tuple[Array, Array]:
 
 def _few_slots(n: int) -> int:
     """Return a size of the hash table that serves most tensors of n elements, and is quickly found to be too small."""
-    return min(SLOTS, 1 << max(12, (n // 32).bit_length()))
+    return min(SLOTS, 1 << max(14, (n // 64).bit_length()))

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from engine.kernels.counting import HIGHEST
-from engine.kernels.magnitudes import Cut
+from engine.kernels.magnitudes import Cut, cut_at
 
 _TOP = (HIGHEST >> 10) - 127
 """The power of two at which the buckets end."""
@@ -27,4 +26,4 @@ def exact_scale(largest: float) -> Any:
 
 def unscaled(cut: Cut, scale: Any) -> Cut:
     """Return the cut of the numbers themselves."""
-    return replace(cut, magnitude=cut.magnitude / float(scale))
+    return cut_at(float(cut.magnitude) / float(scale), cut.position)

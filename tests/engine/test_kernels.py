@@ -12,7 +12,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 import engine.kernels.magnitudes
-from engine.kernels.magnitudes import ALL, NONE, Cut, Magnitudes, Values, count
+from engine.kernels.magnitudes import ALL, NONE, Cut, Magnitudes, Values, count, cut_at
 from engine.kernels.ranks import KEPT, mark, mark_all, rank_rows
 from engine.kernels.scaling import exact_scale, unscaled
 from engine.kernels.task_vectors import l1_sums, sum_kept
@@ -123,7 +123,7 @@ def test_scaling_loses_nothing(top: float, seed: int) -> None:
         scaled = x * scale
     assert np.array_equal(scaled.astype(np.float64), x.astype(np.float64) * float(scale))
     for each, wide in zip(x, scaled, strict=True):
-        assert np.float32(unscaled(Cut(float(wide), 3), scale).magnitude) == each
+        assert np.float32(unscaled(cut_at(float(wide), 3), scale).magnitude) == each
 
 
 @pytest.mark.parametrize("row", [1, 2, 5, 63, 64, 1000, 1024, 5000, 70_000])
