@@ -7,8 +7,9 @@ and the checkpoint that is written have the same bits, in any order, on any numb
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
@@ -63,7 +64,7 @@ class Executor:
             for job in jobs:
                 self._merge(job, sink, _one_by_one)
             return
-        with ThreadPoolExecutor(threads, thread_name_prefix="merge") as pool:
+        with _threads_of_torch(1), ThreadPoolExecutor(threads, thread_name_prefix="merge") as pool:
 
             def side_by_side(function: Callable[[int, int], Any], pieces: Sequence[tuple[int, int]]) -> list[Any]:
                 return list(pool.map(lambda piece: function(*piece), pieces))
@@ -116,6 +117,17 @@ class Executor:
         if not is_finite(merged):
             raise NonFiniteError(_not_finite(job))
         sink.put(job, 0, merged)
+
+
+@contextmanager
+def _threads_of_torch(count: int) -> Iterator[None]:
+    """Keep torch to so many threads: else each of ours would have as many again where it calls torch."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _next(waiting: deque[Job]) -> Job | None:

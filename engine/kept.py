@@ -22,11 +22,13 @@ class Kept:
         self._values: dict[Hashable, Any] = {}
         self._lock = threading.Lock()
 
-    def get(self, what: str, sources: tuple[Input, ...], make: Callable[[], T]) -> T:
+    def get(self, what: str, sources: tuple[Input | None, ...], make: Callable[[], T]) -> T:
         """Return what `make` returned when it was first asked for these sources."""
-        if any(source.rows is not None for source in sources):  # vocabularies are put together anew by every plan
+        if any(
+            source is not None and source.rows is not None for source in sources
+        ):  # vocabularies are put together anew by every plan
             return make()
-        key = (what, *[(source.checkpoint, source.name) for source in sources])
+        key = (what, *[source and (source.checkpoint, source.name) for source in sources])
         found: T | None = self._values.get(key)
         if found is not None:
             return found
@@ -35,8 +37,10 @@ class Kept:
             first: T = self._values.setdefault(key, made)
         return first
 
-    def reserve(self, source: Input) -> bool:
-        """Return whether there is room for a source's weights in float32; the room is then taken."""
+    def holds(self, source: Input) -> bool:
+        """Return whether a source's weights are held: as they stand in a file, or as float32 where there is room."""
+        if source.rows is not None or source.mapped:
+            return source.mapped
         what = ("room", source.checkpoint, source.name)
         with self._lock:
             if what not in self._values:

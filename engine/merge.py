@@ -19,9 +19,9 @@ def merge(plan: Plan, device: str = "cpu") -> Iterator[tuple[str, torch.Tensor]]
     """
     executor = Executor(device=device, kernels=plan.kernels)
     for job in plan.jobs:
-        made = _Tensors()
-        executor.run([job], made)
-        yield job.name, made.tensors[job.name].view(job.shape)
+        merged = torch.empty(job.shape, dtype=job.dtype, device=device)
+        executor.run([job], _Targets({job.name: merged}))
+        yield job.name, merged
 
 
 def merge_into(plan: Plan, targets: Mapping[str, torch.Tensor], *, device: str, kept: Kept | None = None) -> None:
@@ -30,22 +30,6 @@ def merge_into(plan: Plan, targets: Mapping[str, torch.Tensor], *, device: str, 
     `kept` serves all candidates over the same models. Raises as `merge` does; the targets then hold anything.
     """
     Executor(device=device, kernels=plan.kernels, kept=kept).run(plan.jobs, _Targets(targets))
-
-
-class _Tensors:
-    """A sink that makes its tensors itself."""
-
-    def __init__(self) -> None:
-        self.tensors: dict[str, torch.Tensor] = {}
-
-    def room(self, job: Job, begin: int, end: int) -> torch.Tensor:
-        if job.name not in self.tensors:
-            self.tensors[job.name] = torch.empty(job.shape, dtype=job.dtype).flatten()
-        return self.tensors[job.name][begin:end]
-
-    def put(self, job: Job, begin: int, merged: torch.Tensor) -> None:
-        if job.name not in self.tensors:
-            self.tensors[job.name] = merged
 
 
 class _Targets:

@@ -20,6 +20,8 @@ from engine.methods.method import Array
 
 PIECE = 1 << 21
 """Elements that are worked on at once, about: several pieces of each input fit into a processor's shared cache."""
+MOST_MASKS = 8
+"""Sources whose masks of what is kept fit into one byte an element."""
 ROWS = 256
 """A piece is a multiple of so many rows: the blocks in which adapters are multiplied."""
 
@@ -54,7 +56,7 @@ def _streams(sources: tuple[Input, ...], kept: Kept | None) -> tuple[Stream, ...
         return tuple(Stream(source, whole=False) for source in sources)
 
     def stream(source: Input) -> Stream:
-        return kept.get("stream", (source,), lambda: Stream(source, whole=source.mapped or kept.reserve(source)))
+        return kept.get("stream", (source,), lambda: Stream(source, whole=kept.holds(source)))
 
     return kept.get("streams", sources, lambda: tuple(map(stream, sources)))
 
@@ -74,7 +76,7 @@ class Operands:
         streams = _streams(job.members, kept)
         self.inputs, self.base = streams[: len(job.inputs)], streams[-1] if job.base else None
         self.size = job.size
-        self.pieces = _pieces(job.shape)
+        self.pieces = pieces_of(job)
         self._map = map_pieces
 
     def map(self, function: Callable[[int, int], Any]) -> list[Any]:
@@ -89,7 +91,7 @@ class Operands:
         """Return what `make` makes of these streams, or made for an earlier candidate."""
         if self._kept is None:
             return make()
-        return self._kept.get(what, tuple(stream.source for stream in streams if stream), make)
+        return self._kept.get(what, tuple(stream.source if stream else None for stream in streams), make)
 
     def words(self, begin: int, end: int, some: Sequence[bool] | None = None) -> tuple[Array, ...]:
         """Return the words of all inputs, or of those marked in `some`, the base aside, in one dtype."""
@@ -107,11 +109,19 @@ class Operands:
         return self.base.words(begin, end)
 
 
-def _pieces(shape: tuple[int, ...]) -> tuple[tuple[int, int], ...]:
-    """Return [begin, end) of every piece: the same on all machines, since sums are taken piece by piece."""
-    size, unit = math.prod(shape), ROWS * max(1, math.prod(shape[1:]))
-    step = unit * max(1, PIECE // unit)
-    return tuple((begin, min(begin + step, size)) for begin in range(0, size, step))
+def pieces_of(job: Job) -> tuple[tuple[int, int], ...]:
+    """Return [begin, end) of every piece: the same on all machines, since sums are taken piece by piece.
+
+    A piece of a matrix has whole blocks of rows, others have whole rows, of the last dimension where all inputs are
+    mapped and else of the first, along which they are read.
+    """
+    shape = job.shape
+    if len(shape) <= 2:
+        unit = ROWS * math.prod(shape[1:])
+    else:
+        unit = shape[-1] if all(source.mapped for source in job.members) else math.prod(shape[1:])
+    step = max(1, unit) * max(1, PIECE // max(1, unit))
+    return tuple((begin, min(begin + step, job.size)) for begin in range(0, job.size, step))
 
 
 def _alike(found: list[Array]) -> tuple[Array, ...]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import shutil
 from pathlib import Path
 
@@ -10,12 +9,12 @@ import torch
 
 from engine.errors import OutputError
 from engine.job import Job
-from engine.operands import PIECE, ROWS
+from engine.operands import MOST_MASKS, pieces_of
 from engine.plan import Plan
 
-SCRATCH = 4
-"""Tensors of working size that a method's reference holds besides its inputs, at most."""
-HELD = {"arcee_fusion": 4, "sce": 4, "della": 1, "della_linear": 1}
+SCRATCH = 8
+"""Tensors of working size that a method's reference holds besides its inputs, at most (row by row, in float64)."""
+HELD = {"arcee_fusion": 4, "della": 1, "della_linear": 1}
 """Bytes that a kernel holds of every element of a tensor."""
 THREAD = 4 << 20
 """Bytes of a thread's own tables."""
@@ -55,12 +54,22 @@ def peak_memory(plan: Plan, device: str = "cpu") -> int:
 def _peak_of(job: Job, threads: int | None) -> int:
     """Return what one job holds; `threads` None: its tensors are whole, as the reference wants them."""
     whole = sum(source.float_bytes for source in job.members if source.rows is not None)
-    if threads is None or job.work_dtype != torch.float32 or job.method is None:
+    if threads is None or _takes_reference(job):
         return whole + job.size * job.work_dtype.itemsize * (len(job.members) + SCRATCH)
-    piece = min(max(PIECE, ROWS * math.prod(job.shape[1:])), job.size)
+    pieces = pieces_of(job)
+    piece = max((end - begin for begin, end in pieces), default=0)
     widened = sum(not source.mapped for source in job.members)
-    held = HELD.get(job.method.name, 0) * job.size
-    return whole + held + threads * (THREAD + piece * (4 * widened + job.dtype.itemsize))
+    held = HELD.get(job.method.name, 0) * job.size if job.method else 0
+    return whole + held + min(threads, len(pieces)) * (THREAD + piece * (4 * widened + job.dtype.itemsize))
+
+
+def _takes_reference(job: Job) -> bool:
+    """Whether the kernels leave the job to the method's reference: other dtypes, and methods that go row by row."""
+    if job.method is None or job.work_dtype != torch.float32:
+        return True
+    if job.method.combination is not None:
+        return not job.method.combination.whole(job.parameters)
+    return job.method.name.startswith("della") and (len(job.shape) > 2 or len(job.inputs) > MOST_MASKS)
 
 
 def check_memory(peak: int, memory: int, device: str) -> None:

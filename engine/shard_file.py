@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -32,9 +33,15 @@ class _File:
 
     def __init__(self, descriptor: int, shard: ShardLayout, advance: Callable[[int], None]) -> None:
         self._descriptor, self._shard, self._advance = descriptor, shard, advance
+        self._thread = threading.local()
 
     def room(self, job: Job, begin: int, end: int) -> torch.Tensor:
-        return torch.empty(end - begin, dtype=job.dtype)
+        """Return the thread's own memory, again and again: fresh memory costs more than writing it."""
+        size = (end - begin) * job.dtype.itemsize
+        if getattr(self._thread, "memory", torch.empty(0)).numel() < size:
+            self._thread.memory = torch.empty(size, dtype=torch.uint8)
+        memory: torch.Tensor = self._thread.memory
+        return memory[:size].view(job.dtype)
 
     def put(self, job: Job, begin: int, merged: torch.Tensor) -> None:
         if not merged.numel():

@@ -11,15 +11,12 @@ import torch
 from engine.errors import EngineError, NonFiniteError
 from engine.plan import plan
 from evolve.config import SearchConfig
-from evolve.environment import usable_memory
+from evolve.environment import usable_cores, usable_memory
 from evolve.resident import Resident
 from evolve.setting import DTYPES, Setting
 from evolve.trial import Evaluation, Failure, Job, Outcome
 from tasks.errors import NotFinite
 from tasks.score import Scorer
-
-SHARE_OF_MEMORY = 8
-"""A worker may hold adapted weights in this part of the memory that is free when it starts: others start as well."""
 
 
 class Evaluator:
@@ -35,7 +32,7 @@ class Evaluator:
             dtype=DTYPES[self._setting.score_dtype],
             device=device,
             trust_remote_code=config.run.trust_remote_code,
-            room=usable_memory() // SHARE_OF_MEMORY,
+            room=_room(threads),
         )
         resident = self._resident.module
         self._scorer = self._scorer_with(resident) if resident is not None else None  # of the resident module only
@@ -77,3 +74,10 @@ class Evaluator:
             batch_size=self._setting.config.score.batch_size,
             device=self._device,
         )
+
+
+def _room(threads: int | None) -> int:
+    """Return the bytes that a worker of so many threads may hold adapted weights in: its part of a quarter of what is
+    free, as there may be a worker for all the other cores."""
+    workers = max(1, usable_cores() // threads) if threads else 1
+    return usable_memory() // (4 * workers)

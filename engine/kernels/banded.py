@@ -12,11 +12,11 @@ import torch
 from engine.kernels.counting import exact_cuts
 from engine.kernels.kernel import Kernel, Merge
 from engine.kernels.magnitudes import ALL, INFINITY, NONE, Cut, Magnitudes, Values, count
-from engine.kernels.sparsified import MOST_MASKS, Kept, summed
+from engine.kernels.sparsified import Kept, summed
 from engine.methods.method import Array, Rng
 from engine.methods.selection import SORT_BELOW
 from engine.methods.task_vectors import band
-from engine.operands import Operands, widened
+from engine.operands import MOST_MASKS, Operands, widened
 
 
 def banded(*, consensus: bool) -> Kernel:

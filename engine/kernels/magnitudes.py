@@ -99,7 +99,7 @@ class Magnitudes:
         return cut_at(_real(word), _position_of(k - above, np.uint32(word), values))
 
     def _cut_in_bucket(self, bucket: int, k: int, values: Values) -> Cut:
-        low = np.uint32(0 if bucket == LOWEST else bucket << OPEN_BITS)
+        low = np.uint32(1 if bucket == LOWEST else bucket << OPEN_BITS)  # there may be very many zeros
         high = np.uint32(MAGNITUDE if bucket == HIGHEST else ((bucket + 1) << OPEN_BITS) - 1)
 
         def inside(begin: int, end: int) -> tuple[Array, Array]:
@@ -109,6 +109,8 @@ class Magnitudes:
         found = values.over(inside, values.pieces)
         words = np.concatenate([part[0] for part in found])
         positions = np.concatenate([part[1] for part in found])
+        if k > len(words):
+            return ALL  # whether zeros are kept does not matter
         threshold = np.partition(words, len(words) - k)[len(words) - k]
         equal = positions[words == threshold]
         missing = k - int(np.count_nonzero(words > threshold))

@@ -9,11 +9,11 @@ import numpy as np
 
 from engine.kernels.kernel import Kernel, Merge
 from engine.kernels.ranks import mark, mark_all, rank_rows
-from engine.kernels.sparsified import MOST_MASKS, Kept, summed
+from engine.kernels.sparsified import Kept, summed
 from engine.methods.della import check_probabilities, probability
 from engine.methods.draws import LOW, upper_word
 from engine.methods.method import Rng
-from engine.operands import Operands, between
+from engine.operands import MOST_MASKS, Operands, between
 
 
 def ranked(method: str, *, consensus: bool) -> Kernel:

@@ -17,9 +17,6 @@ from engine.methods.method import Array, Rng
 from engine.methods.task_vectors import factors, l1_ratio
 from engine.operands import Operands, between
 
-MOST_MASKS = 8
-"""Sources whose masks fit into one byte."""
-
 
 @dataclass(frozen=True)
 class Kept:
@@ -49,11 +46,10 @@ class Kept:
 def drawn(*, consensus: bool) -> Kernel:
     """Return the kernel of DARE: elements are kept at random."""
 
-    def kernel(operands: Operands, p: Mapping[str, Any], rng: Rng) -> Merge | None:
-        if any(density <= 0.0 for density in p["density"]):
-            return None  # no last word says "never"
+    def kernel(operands: Operands, p: Mapping[str, Any], rng: Rng) -> Merge:
         keys = [rng(i) for i in range(len(p["density"]))]
-        last = [int(np.ceil(min(density, 1.0) * TWO32)) - 1 for density in p["density"]]
+        some = [density > 0.0 for density in p["density"]]  # no last word says "never"
+        last = [max(0, int(np.ceil(min(density, 1.0) * TWO32)) - 1) for density in p["density"]]
 
         def rules(begin: int, end: int) -> Any:
             return tuple(
@@ -61,7 +57,8 @@ def drawn(*, consensus: bool) -> Kernel:
                 for key, last_i in zip(keys, last, strict=True)
             )
 
-        return summed(operands, p, Kept(rules, range(1 << 32, operands.size, 1 << 32)), consensus=consensus)
+        kept = Kept(rules, range(1 << 32, operands.size, 1 << 32), some)
+        return summed(operands, p, kept, consensus=consensus)
 
     return kernel
 
@@ -94,6 +91,8 @@ def summed(operands: Operands, p: Mapping[str, Any], kept: Kept, *, consensus: b
             part = slice(first - begin, last - begin)
             own = tuple(x[part] for x in xs)
             rules, start = kept.rules(first, last), np.uint32(first & LOW)
+            if isinstance(rules, tuple):
+                rules = tuple(compress(rules, some))
             if consensus:
                 finite &= sum_agreeing(base[part], own, c, w, rules, start, factor, p["normalize"], out[part])
             else:

@@ -19,8 +19,17 @@ SIGN = np.uint32(0x80000000)
 _INFINITE = np.int32(0x7F800000)
 _ROUNDS_TO_INFINITE = np.int32(0x7F7F8000)  # the least magnitude that is no finite bfloat16
 
-compiled = njit(nogil=True, error_model="numpy", cache=True)
-"""Loops run outside of the interpreter's lock, divide by 0 as IEEE 754 does, and are compiled once per installation."""
+
+def compiled(function: Any) -> Any:
+    """Compile a loop: it runs outside of the interpreter's lock, and divides by 0 as IEEE 754 does.
+
+    It is compiled once per installation, or once per process where neither the installation nor the user's cache
+    folder can be written to.
+    """
+    try:
+        return njit(nogil=True, error_model="numpy", cache=True)(function)
+    except RuntimeError:  # "cannot cache function: no locator available"
+        return njit(nogil=True, error_model="numpy")(function)
 
 
 @intrinsic

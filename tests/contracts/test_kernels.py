@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numba.core.dispatcher
 import numpy as np
 import pytest
 import torch
@@ -20,11 +22,13 @@ from engine.errors import NonFiniteError, RecipeError
 from engine.execute import Executor, run_reference
 from engine.job import Input, Job
 from engine.kept import Kept
+from engine.kernels.magnitudes import ALL, Values, count
 from engine.kernels.table import KERNELS
-from engine.merge import merge_into
+from engine.kernels.words import compiled
+from engine.merge import merge, merge_into
 from engine.methods import METHODS
 from engine.methods.selection import SORT_BELOW
-from engine.operands import Operands
+from engine.operands import Operands, pieces_of
 from engine.plan import SMALL, plan
 from engine.recipe import Recipe
 from engine.write import write_checkpoint
@@ -180,9 +184,8 @@ def declines(job: Job) -> bool:
     assert job.method is not None
     if job.method.name.startswith("della") and len(job.shape) > 2:
         return True
-    if job.method.name == "sce" and job.parameters["select_topk"] < 1.0:
-        return math.prod(job.shape) < SORT_BELOW
-    return job.method.name.startswith("dare") and 0.0 in job.parameters["density"]
+    selecting = job.method.name == "sce" and job.parameters["select_topk"] < 1.0
+    return selecting and math.prod(job.shape) < SORT_BELOW
 
 
 @pytest.fixture(scope="module", params=WORDS, ids=[case[0] for case in WORDS])
@@ -243,7 +246,7 @@ def test_pieces_and_threads_change_no_bit(
     for name in map(name_of, MANY_PIECES):
         for chosen in variants(method):
             job = models.job(method, name, BF16, chosen)
-            assert len(Operands(job, lambda f, pieces: [], None).pieces) > 2
+            assert len(pieces_of(job)) > 2
             check(job)
             alone = by_kernel(job)
             torch.set_num_threads(2)
@@ -343,3 +346,55 @@ def test_what_is_scored_is_what_is_written(method: str, folders: list[str], tmp_
         written = open_checkpoint(str(out))
         for name, tensor in live.items():
             assert np.array_equal(words(tensor).numpy(), words(written.read(name)).numpy()), name
+
+
+def test_all_threads_fill_one_tensor(folders: list[str], threads: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine.operands, "PIECE", 1000)
+    monkeypatch.setattr(engine.execute, "LARGE", 1000)
+    recipe = recipe_of("linear", folders, second=False)
+    made = plan(recipe, {reference: open_checkpoint(reference) for reference in recipe.references})
+    alone = dict(merge(made))
+    torch.set_num_threads(4)
+    for _ in range(5):
+        assert all(torch.equal(alone[name], merged) for name, merged in merge(made))
+    assert torch.get_num_threads() == 4
+
+
+def test_what_is_kept_of_models_is_kept_of_their_base_too(models: Models) -> None:
+    """The same models, now with the first as the base and now as a source: other angles."""
+    kept = Kept(0)
+    with_base = models.job("multislerp", "130x129", BF16, {})
+    assert with_base.base is not None
+    without = replace(with_base, base=None, inputs=(with_base.base, *with_base.inputs))
+    without = replace(without, parameters=with_base.parameters | {"weight": (0.4,) * 4})
+    for job in (with_base, without, with_base):
+        sink = Collected(job)
+        Executor(kept=kept).run([job], sink)
+        assert torch.equal(words(sink.tensor), words(by_kernel(job)))
+
+
+def test_tensors_of_more_dimensions_have_pieces(models: Models, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine.operands, "PIECE", 100)
+    pieces = pieces_of(models.job("linear", "10x20x70", BF16, {}))
+    assert len(pieces) == 200
+    assert all(end - begin == 70 for begin, end in pieces)
+
+
+def test_loops_are_compiled_where_no_cache_can_be_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(self: Any) -> None:
+        raise RuntimeError("cannot cache function: no locator available")
+
+    monkeypatch.setattr(numba.core.dispatcher.Dispatcher, "enable_caching", refuse)
+    assert compiled(lambda x: x + 1)(1) == 2
+
+
+def test_many_zeros_are_not_collected() -> None:
+    """Float32 sources that changed little: the k-th magnitude is 0, and so are most."""
+    x = np.zeros(50_000, np.float32)
+    x[::10] = np.random.default_rng(0).normal(size=5000)
+    values = Values(lambda begin, end: (None, x[begin:end]), [(0, len(x))], lambda f, ps: [f(*piece) for piece in ps])
+    table = count(values)
+    assert table.buckets or len(table.words) > 1
+    assert table.cut(20_000, values) == ALL
+    cut = table.cut(3000, values)
+    assert int((np.abs(x) > cut.magnitude).sum() + (np.abs(x[: cut.position]) == cut.magnitude).sum()) == 3000
