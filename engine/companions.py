@@ -8,7 +8,7 @@ from pathlib import Path
 from engine.errors import CheckpointError
 from engine.json_file import read_object
 
-_NAMES = (
+NAMES = (
     "generation_config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json",
     "added_tokens.json", "vocab.json", "merges.txt", "vocab.txt", "tokenizer.model", "spiece.model",
     "sentencepiece.bpe.model", "tekken.json", "chat_template.jinja", "chat_template.json",
@@ -19,7 +19,7 @@ _MAPS = ("config.json", "tokenizer_config.json")
 
 def companions(folder: Path) -> list[Path]:
     """Return the files there are, config.json aside, in a fixed order; nothing below the folder."""
-    return [path for name in _NAMES if os.path.lexists(path := folder / name)]
+    return [path for name in NAMES if os.path.lexists(path := folder / name)]
 
 
 def code(folder: Path) -> list[Path]:

@@ -8,22 +8,22 @@ until that is whole; after an interruption a finished one is used again if all t
 from __future__ import annotations
 
 import dataclasses
-import os
+import hashlib
 import shutil
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 from engine import unfinished
 from engine.checkpoint import Checkpoint, open_checkpoint
-from engine.errors import OutputError, RecipeError
+from engine.errors import CheckpointError, OutputError, RecipeError
 from engine.plan import Plan, plan
 from engine.recipe import Recipe, read_documents
 from engine.shard_layout import layout
-from engine.write import SHARD_BYTES, check_target, write_checkpoint
+from engine.target import check_target
+from engine.write import SHARD_BYTES, write_checkpoint
 
 
 @dataclass(frozen=True)
@@ -95,6 +95,11 @@ def stages_folder(folder: Path) -> Path:
     return folder.with_name(f".{folder.name}.stages")
 
 
+def stage_folder(folder: Path, name: str) -> Path:
+    """Return where the stage's result stands; of its name only a digest, as a name may be a path, or long."""
+    return stages_folder(folder) / hashlib.sha256(name.encode()).hexdigest()[:16]
+
+
 def merge_stages(
     stages: Sequence[Stage],
     folder: Path,
@@ -107,31 +112,50 @@ def merge_stages(
     """Merge all stages and write the last one's result; return its plan.
 
     For the keywords, `options` among them, see `engine.write.write_checkpoint`. Raises EngineError; `folder` is then
-    untouched, and finished results in between are kept for the next start.
+    untouched. Finished results in between are kept for the next start, unless that would fail in the same way.
     """
-    check_target(folder)
-    folder = Path(os.path.realpath(folder))
+    folder = check_target(folder)
     scratch = stages_folder(folder)
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
+        with unfinished.sole_writer(scratch):
+            unfinished.drop_link(scratch)
+            try:
+                made = _merge_in_order(stages, folder, any_architecture, shard_bytes, device, options)
+            except (RecipeError, CheckpointError):  # the same start would fail again
+                shutil.rmtree(scratch, ignore_errors=True)
+                raise
+            shutil.rmtree(scratch, ignore_errors=True)
     except OSError as error:
         raise OutputError(f"{folder}: cannot be written: {error.strerror or error}; choose another folder") from None
+    return made
+
+
+def _merge_in_order(
+    stages: Sequence[Stage],
+    folder: Path,
+    any_architecture: bool,
+    shard_bytes: float,
+    device: str,
+    options: Mapping[str, Any],
+) -> Plan:
     places: dict[str, Path] = {}
-    with unfinished.sole_writer(scratch):
-        for stage in stages[:-1]:
-            made = plan(stage.recipe, _opened(stage.recipe, places), any_architecture=any_architecture)
-            target = places[stage.name or ""] = scratch / quote(stage.name or "", safe="")
-            note = target.with_name(f"{target.name}.identity")
-            identity = unfinished.identity(made, layout(made.jobs, shard_bytes), device)
-            if not target.is_dir() or _read(note) != identity:
-                between = {**options, "copy_tokenizer": True, "model_card": False}
-                write_checkpoint(made, target, shard_bytes=shard_bytes, device=device, **between)
-                with suppress(OSError):  # without it the result is made again, no more
-                    note.write_text(identity, encoding="utf-8")
-        made = plan(stages[-1].recipe, _opened(stages[-1].recipe, places), any_architecture=any_architecture)
-        made = dataclasses.replace(made, earlier=tuple(stage.recipe for stage in stages[:-1]))
-        write_checkpoint(made, folder, shard_bytes=shard_bytes, device=device, **options)
-        shutil.rmtree(scratch, ignore_errors=True)
+    for stage in stages[:-1]:
+        made = plan(stage.recipe, _opened(stage.recipe, places), any_architecture=any_architecture)
+        target = places[stage.name or ""] = stage_folder(folder, stage.name or "")
+        unfinished.drop_link(target)
+        note = target.with_name(f"{target.name}.identity")
+        identity = unfinished.identity(made, layout(made.jobs, shard_bytes), device)
+        if not target.is_dir() or _read(note) != identity:
+            between = {**options, "copy_tokenizer": True, "model_card": False}
+            with suppress(NotADirectoryError):  # what is no folder is refused below
+                note.unlink(missing_ok=True)  # before the weights change: it must never stand beside others
+            write_checkpoint(made, target, shard_bytes=shard_bytes, device=device, **between)
+            with suppress(OSError):  # without it the result is made again, no more
+                note.write_text(identity, encoding="utf-8")
+    made = plan(stages[-1].recipe, _opened(stages[-1].recipe, places), any_architecture=any_architecture)
+    made = dataclasses.replace(made, earlier=tuple(stage.recipe for stage in stages[:-1]))
+    write_checkpoint(made, folder, shard_bytes=shard_bytes, device=device, **options)
     return made
 
 

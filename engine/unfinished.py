@@ -32,6 +32,12 @@ def partial_folder(folder: Path) -> Path:
     return folder.with_name(f".{folder.name}.partial")
 
 
+def drop_link(folder: Path) -> None:
+    """Remove a link that stands where a folder of ours will: what it points to is not ours to clear."""
+    if folder.is_symlink():
+        folder.unlink()
+
+
 @contextmanager
 def sole_writer(folder: Path) -> Iterator[None]:
     """Hold the right to write to `folder`. Raises OutputError while another process does."""
@@ -71,6 +77,8 @@ def identity(plan: Plan, shards: Sequence[ShardLayout], device: str) -> str:
 
 def finished(partial: Path, identity: str, shards: Sequence[ShardLayout]) -> frozenset[str]:
     """Return the names of the shards that an earlier start of the same merge has finished."""
+    if partial.is_symlink():
+        return frozenset()
     try:
         note = json.loads((partial / NOTE).read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -93,7 +101,7 @@ def clear(partial: Path, kept: frozenset[str]) -> None:
     for path in partial.iterdir():
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path, ignore_errors=True)
-        elif path.name not in kept:
+        elif path.is_symlink() or path.name not in kept:
             path.unlink()
 
 
@@ -136,6 +144,6 @@ def _files(folder: Path) -> list[tuple[str, int, int]]:
 
 def _size(path: Path) -> int | None:
     try:
-        return path.stat().st_size
+        return path.lstat().st_size
     except OSError:
         return None

@@ -8,6 +8,7 @@ import os
 import shutil
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from engine import unfinished
@@ -18,11 +19,11 @@ from engine.execute import Executor
 from engine.model_card import model_card as card_of
 from engine.plan import Plan, plan
 from engine.recipe import Recipe
-from engine.room import check_disk, check_memory, in_units, peak_memory, standing
+from engine.room import check_disk, check_memory, in_units, peak_memory
 from engine.shard_file import write_shard
 from engine.shard_layout import INDEX_FILE, ShardLayout, index, layout
+from engine.target import RECIPE_FILE, check_target
 
-RECIPE_FILE = "merge_recipe.yaml"
 SHARD_BYTES = 5e9
 _NO_TOKENIZER = (
     "generation_config.json", "preprocessor_config.json", "processor_config.json", "video_preprocessor_config.json",
@@ -49,7 +50,7 @@ def merge_to_folder(
 
     For the keywords see `write_checkpoint`; with `any_architecture` the models' configs may name different ones.
     """
-    check_target(folder)
+    folder = check_target(folder)
     opened = {reference: open_checkpoint(reference) for reference in recipe.references}
     made = plan(recipe, opened, any_architecture=any_architecture)
     write_checkpoint(
@@ -63,19 +64,6 @@ def merge_to_folder(
         progress=progress,
     )
     return made
-
-
-def check_target(folder: Path) -> None:
-    """Raise OutputError unless the folder is absent, empty, or a checkpoint that we wrote, where we may write."""
-    if folder.exists() and not folder.is_dir():
-        raise OutputError(f"{folder}: is a file; name a folder")
-    if folder.is_dir() and any(folder.iterdir()) and not (folder / RECIPE_FILE).is_file():
-        raise OutputError(f"{folder}: is not empty and holds no {RECIPE_FILE}; name a new folder or remove this one")
-    parent = standing(Path(os.path.realpath(folder)).parent)
-    if not parent.is_dir():
-        raise OutputError(f"{folder}: cannot be made, as {parent} is a file; choose another folder")
-    if not os.access(parent, os.W_OK | os.X_OK):
-        raise OutputError(f"{folder}: cannot be made, as {parent} is read-only; choose another folder")
 
 
 def write_checkpoint(
@@ -96,8 +84,7 @@ def write_checkpoint(
     for too little disk or memory (known before the first byte), missing permission, a folder that is not ours or that
     another process is writing to; and what merging raises.
     """
-    check_target(folder)
-    folder = Path(os.path.realpath(folder))
+    folder = check_target(folder)
     if memory is not None:
         check_memory(peak_memory(plan, device), memory, device)
     try:
@@ -106,6 +93,7 @@ def write_checkpoint(
             _put_back(folder)
             shards = layout(plan.jobs, shard_bytes)
             partial = unfinished.partial_folder(folder)
+            unfinished.drop_link(partial)
             identity = unfinished.identity(plan, shards, device)
             kept = unfinished.finished(partial, identity, shards)
             unfinished.begin(partial, identity, kept)
@@ -114,6 +102,7 @@ def write_checkpoint(
                 _write_files(plan, partial, copy_tokenizer, model_card)
                 executor = Executor(device=device, kernels=plan.kernels, check_sources=True)
                 _write_weights(shards, kept, partial, executor, progress)
+                check_target(folder)  # a long merge gives time to put something there
                 _move_into_place(partial, folder)
             except (RecipeError, CheckpointError):  # the same start would fail again
                 shutil.rmtree(partial, ignore_errors=True)
@@ -138,14 +127,29 @@ def _write_files(plan: Plan, folder: Path, copy_tokenizer: bool, model_card: boo
     # The owner's code last: config.json is the owner's, and it names that code.
     for path in (*beside, *code(plan.donor.folder), *code(plan.owner.folder)):
         if path.name not in plan.files:
-            shutil.copyfile(path, folder / path.name)
+            _put(folder / path.name, _content(path))
     for name, content in plan.files.items():
         if content is not None:
-            (folder / name).write_bytes(content)
-    (folder / "config.json").write_text(json.dumps(plan.config, indent=2) + "\n", encoding="utf-8")
-    (folder / RECIPE_FILE).write_text(plan.recipe_text, encoding="utf-8")
+            _put(folder / name, content)
+    _put(folder / "config.json", (json.dumps(plan.config, indent=2) + "\n").encode())
+    _put(folder / RECIPE_FILE, plan.recipe_text.encode())
     if model_card:
-        (folder / "README.md").write_text(card_of(plan), encoding="utf-8")
+        _put(folder / "README.md", card_of(plan).encode())
+
+
+def _content(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read: {error.strerror or error}; make it readable") from None
+
+
+def _put(path: Path, content: bytes) -> None:
+    """Write a file that is on the disk when this returns."""
+    with path.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def _write_weights(
@@ -170,7 +174,7 @@ def _write_weights(
             write_shard(shard, growing, executor, advance)
             growing.rename(folder / shard.file)
     if len(shards) > 1:
-        (folder / INDEX_FILE).write_text(index(shards), encoding="utf-8")
+        _put(folder / INDEX_FILE, index(shards).encode())
 
 
 def _aside(folder: Path) -> Path:
@@ -180,6 +184,7 @@ def _aside(folder: Path) -> Path:
 def _put_back(folder: Path) -> None:
     """Mend what a process left that was killed between the two renames."""
     aside = _aside(folder)
+    unfinished.drop_link(aside)
     if aside.exists() and not folder.exists():
         aside.rename(folder)
     shutil.rmtree(aside, ignore_errors=True)
@@ -188,6 +193,7 @@ def _put_back(folder: Path) -> None:
 def _move_into_place(partial: Path, folder: Path) -> None:
     """Rename; an earlier checkpoint is set aside first, and back if the rename fails."""
     aside = _aside(folder)
+    _sync(partial)
     if folder.exists():
         folder.rename(aside)
     try:
@@ -198,3 +204,13 @@ def _move_into_place(partial: Path, folder: Path) -> None:
         raise
     (folder / unfinished.NOTE).unlink()  # not before: the shards would belong to nobody if the rename failed
     shutil.rmtree(aside, ignore_errors=True)
+
+
+def _sync(folder: Path) -> None:
+    """Bring a folder's list of names to the disk."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        with suppress(OSError):  # some network file systems cannot
+            os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -13,7 +14,7 @@ from engine.companions import code, companions
 from engine.plan import Plan
 from engine.room import check_disk, check_memory, free_disk, in_units, peak_memory
 from engine.shard_layout import layout
-from engine.write import RECIPE_FILE
+from engine.target import RECIPE_FILE
 
 LAYERS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
 
@@ -23,7 +24,7 @@ def describe(
 ) -> Iterator[str]:
     """Yield lines. Raises OutputError, after the last of them, where the disk or the memory is too small."""
     shards = layout(plan.jobs, shard_bytes)
-    partial = unfinished.partial_folder(out.absolute())
+    partial = unfinished.partial_folder(Path(os.path.realpath(out)))
     kept = unfinished.finished(partial, unfinished.identity(plan, shards, device), shards)
     needed = sum(shard.size for shard in shards if shard.file not in kept)
     yield f"method    {plan.recipe.merge_method}"

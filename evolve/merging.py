@@ -13,8 +13,9 @@ from engine.lookup import lookup
 from engine.methods import METHODS
 from engine.plan import plan
 from engine.room import in_units
-from engine.stages import Stage, merge_stages, read_stages, stages_folder
-from engine.write import SHARD_BYTES, check_target, merge_to_folder
+from engine.stages import Stage, merge_stages, read_stages, stage_folder
+from engine.target import check_target
+from engine.write import SHARD_BYTES, merge_to_folder
 from evolve.environment import usable_memory
 from evolve.errors import ConfigError
 from evolve.merge_options import MergeOptions, merge_options
@@ -32,7 +33,7 @@ def merge(path: Path, out: Path, given: Mapping[str, Any]) -> None:
     for stage in stages:  # before any model is downloaded
         lookup(METHODS, stage.recipe.merge_method, "merge method")
     device = usable_device(options.device)
-    check_target(out)
+    target = check_target(out)
     if options.download_cache is not None:
         os.environ["HF_HUB_CACHE"] = str(options.download_cache)  # read when the client is imported
     how = Keywords(
@@ -45,7 +46,7 @@ def merge(path: Path, out: Path, given: Mapping[str, Any]) -> None:
     )
     if options.dry_run or options.verbose:
         for stage in stages:
-            show(stage, out if stage is stages[-1] else stages_folder(out.absolute()), how)
+            show(stage, out if stage is stages[-1] else stage_folder(target, stage.name or ""), how)
     if options.dry_run:
         return
     with merge_progress(not options.quiet) as progress:

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,10 +8,11 @@ import pytest
 import torch
 import yaml
 
+import engine.stages
 from engine.checkpoint import open_checkpoint
 from engine.errors import EngineError, RecipeError
-from engine.stages import merge_stages, read_stages, stages_folder
-from engine.write import RECIPE_FILE
+from engine.stages import Stage, merge_stages, read_stages, stage_folder, stages_folder
+from engine.target import RECIPE_FILE
 
 Make = Callable[..., str]
 
@@ -80,29 +81,79 @@ def test_stages_equal_one_merge(make: Make, tmp_path: Path) -> None:
     assert "- `half`" not in card
 
 
+def interrupted(stages: Sequence[Stage], out: Path) -> None:
+    """Merge until the last stage begins."""
+
+    def stop(done: int, of: int) -> None:
+        if out.with_name(f".{out.name}.partial").exists():
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        merge_stages(stages, out, progress=stop)
+
+
 def test_a_finished_result_in_between_is_used_again(make: Make, tmp_path: Path) -> None:
     a, b = make("a"), make("b", seed=1)
-    wrong = read_stages(text(document("half", a, b), document(None, "half", str(tmp_path / "absent"))))
-    right = read_stages(text(document("half", a, b), document(None, "half", b)))
+    stages = read_stages(text(document("half", a, b), document(None, "half", b)))
     other = read_stages(text(document("half", a, a), document(None, "half", b)))
     out = tmp_path / "out"
-    shard = stages_folder(out) / "half" / "model.safetensors"
-
-    def fail() -> float:
-        with pytest.raises(EngineError, match="absent"):
-            merge_stages(wrong, out)
-        return shard.stat().st_mtime_ns
-
-    first = fail()
-    assert fail() == first
-    merge_stages(right, out)
+    result = stage_folder(out, "half")
+    shard = result / "model.safetensors"
+    interrupted(stages, out)
+    first = shard.stat().st_mtime_ns
+    interrupted(stages, out)
+    assert shard.stat().st_mtime_ns == first
+    interrupted(other, out)
+    assert shard.stat().st_mtime_ns != first
+    assert torch.equal(open_checkpoint(str(result)).read("lm_head.weight"), open_checkpoint(a).read("lm_head.weight"))
+    merge_stages(stages, out)
     assert not stages_folder(out).exists()
-    again = fail()
+
+
+def test_a_kill_before_the_note_does_not_make_other_weights_pass(
+    make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    a, b = make("a"), make("b", seed=1)
+    first = read_stages(text(document("half", a), document(None, "half")))
+    second = read_stages(text(document("half", b), document(None, "half")))
+    out = tmp_path / "out"
+    interrupted(first, out)
+    write = engine.stages.write_checkpoint
+
+    def killed(*arguments: Any, **options: Any) -> None:
+        write(*arguments, **options)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(engine.stages, "write_checkpoint", killed)
+        with pytest.raises(KeyboardInterrupt):
+            merge_stages(second, out)
+    merge_stages(first, out)
+    assert torch.equal(open_checkpoint(str(out)).read("lm_head.weight"), open_checkpoint(a).read("lm_head.weight"))
+
+
+def test_a_later_stage_that_cannot_be_merged_leaves_nothing(make: Make, tmp_path: Path) -> None:
+    wrong = read_stages(text(document("half", make("a")), document(None, "half", str(tmp_path / "absent"))))
+    before = sorted(tmp_path.iterdir())
     with pytest.raises(EngineError, match="absent"):
-        merge_stages(
-            read_stages(text(*(stage.recipe.model_dump(exclude_none=True) for stage in (other[0], wrong[1])))), out
-        )
-    assert shard.stat().st_mtime_ns != again
-    assert torch.equal(
-        open_checkpoint(str(shard.parent)).read("lm_head.weight"), open_checkpoint(a).read("lm_head.weight")
-    )
+        merge_stages(wrong, tmp_path / "out")
+    assert sorted(tmp_path.iterdir()) == before
+
+
+@pytest.mark.parametrize("name", ["..", ".", "../up", "x" * 300])
+def test_no_name_leads_out_of_the_folder_of_stages(make: Make, tmp_path: Path, name: str) -> None:
+    a, out = make("a"), tmp_path / "results" / "out"
+    out.parent.mkdir()
+    (out.parent / "precious").write_text("x")
+    merge_stages(read_stages(text(document(name, a), document(None, name))), out)
+    assert sorted(path.name for path in out.parent.iterdir()) == ["out", "precious"]
+
+
+def test_a_link_in_the_place_of_the_stages_is_not_followed(make: Make, tmp_path: Path) -> None:
+    precious, out = tmp_path / "precious", tmp_path / "out"
+    precious.mkdir()
+    (precious / "file").write_text("x")
+    stages_folder(out).symlink_to(precious)
+    merge_stages(read_stages(text(document("half", make("a")), document(None, "half"))), out)
+    assert [path.name for path in precious.iterdir()] == ["file"]
+    assert not stages_folder(out).is_symlink()

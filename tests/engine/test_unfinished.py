@@ -179,7 +179,7 @@ def test_a_disk_that_fills_up_keeps_whole_shards(
         real(descriptor)
 
     with monkeypatch.context() as patched:
-        patched.setattr(engine.shard_file.os, "fsync", full)
+        patched.setattr(engine.shard_file, "os", SimpleNamespace(fsync=full, pwrite=os.pwrite))
         with pytest.raises(OutputError, match=r"the disk is full.*goes on"):
             merge_to_folder(recipe, out, shard_bytes=SHARD)
     before = whole(tmp_path / ".out.partial")

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +14,7 @@ import torch
 
 import engine.shard_file
 from engine.checkpoint import open_checkpoint
-from engine.errors import EngineError, OutputError
+from engine.errors import CheckpointError, EngineError, OutputError
 from engine.merge import merge
 from engine.plan import Plan, plan
 from engine.recipe import Recipe
@@ -87,17 +88,97 @@ def test_replaces_only_what_we_wrote(recipe: Recipe, tmp_path: Path) -> None:
     out = tmp_path / "out"
     out.mkdir()
     merge_to_folder(recipe, out)
-    (out / "stale.txt").write_text("x")
-    merge_to_folder(recipe, out)
-    assert not (out / "stale.txt").exists()
-    (out / "merge_recipe.yaml").unlink()
-    with pytest.raises(OutputError, match="is not empty"):
+    (out / "stale.safetensors").write_text("x")
+    with pytest.raises(OutputError, match=r"holds stale\.safetensors, which no merge writes"):
         merge_to_folder(recipe, out)
+    (out / "stale.safetensors").rename(out / "model-00001-of-00002.safetensors")
+    merge_to_folder(recipe, out)
+    assert not (out / "model-00001-of-00002.safetensors").exists()
+    (out / "sub").mkdir()
+    with pytest.raises(OutputError, match="holds sub, which is no file"):
+        merge_to_folder(recipe, out)
+    (out / "sub").rmdir()
+    (out / "README.md").unlink()
+    (out / "README.md").symlink_to(tmp_path / "elsewhere.md")
+    with pytest.raises(OutputError, match=r"holds README\.md, which is no file"):
+        merge_to_folder(recipe, out)
+    (out / "README.md").unlink()
+    for name, reason in {
+        "config.json": r"holds no config\.json",
+        "model.safetensors": "holds no weights",
+        "merge_recipe.yaml": r"holds no merge_recipe\.yaml",
+    }.items():
+        (out / name).rename(tmp_path / name)
+        with pytest.raises(OutputError, match=f"is not empty and {reason}"):
+            merge_to_folder(recipe, out)
+        assert len(list(out.iterdir())) > 2
+        (tmp_path / name).rename(out / name)
     (tmp_path / "file").write_text("x")
     with pytest.raises(OutputError, match="is a file"):
         merge_to_folder(recipe, tmp_path / "file")
     with pytest.raises(OutputError, match=r"cannot be made, as .*file is a file"):
         merge_to_folder(recipe, tmp_path / "file" / "deep" / "out")
+
+
+def test_a_path_is_tested_where_it_leads(recipe: Recipe, tmp_path: Path) -> None:
+    precious = tmp_path / "precious"
+    precious.mkdir()
+    (precious / "file").write_text("x")
+    with pytest.raises(OutputError, match="is not empty"):
+        merge_to_folder(recipe, tmp_path / "nothere" / ".." / "precious")
+    assert [path.name for path in precious.iterdir()] == ["file"]
+    with pytest.raises(OutputError, match="cannot be written: File name too long"):
+        merge_to_folder(recipe, tmp_path / ("x" * 300))
+
+
+def test_what_came_during_the_merge_is_not_replaced(recipe: Recipe, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+
+    def come(done: int, of: int) -> None:
+        out.mkdir(exist_ok=True)
+        (out / "precious").write_text("x")
+
+    with pytest.raises(OutputError, match="is not empty"):
+        merge_to_folder(recipe, out, progress=come)
+    assert [path.name for path in out.iterdir()] == ["precious"]
+
+
+@pytest.mark.parametrize("ending", ["partial", "replaced"])
+def test_a_link_beside_the_target_is_not_followed(recipe: Recipe, tmp_path: Path, ending: str) -> None:
+    precious = tmp_path / "precious"
+    precious.mkdir()
+    (precious / "file").write_text("x")
+    (tmp_path / f".out.{ending}").symlink_to(precious)
+    merge_to_folder(recipe, tmp_path / "out")
+    assert [path.name for path in precious.iterdir()] == ["file"]
+    assert not (tmp_path / "out").is_symlink()
+    assert list(tmp_path.glob(".out*")) == []
+
+
+def test_a_file_of_the_donor_that_cannot_be_read_is_named(recipe: Recipe, tmp_path: Path) -> None:
+    made = planned(recipe)
+    tokenizer = made.donor.folder / "tokenizer.json"
+    tokenizer.unlink()
+    tokenizer.symlink_to("gone")
+    with pytest.raises(CheckpointError, match=r"tokenizer\.json: cannot be read: No such file"):
+        write_checkpoint(made, tmp_path / "out")
+    assert list(tmp_path.glob(".out*")) == []
+
+
+def test_all_files_are_on_the_disk_before_they_get_their_place(
+    recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: set[int] = set()
+    real = os.fsync
+
+    def note(descriptor: int) -> None:
+        synced.add(os.fstat(descriptor).st_ino)
+        real(descriptor)
+
+    monkeypatch.setattr(os, "fsync", note)
+    merge_to_folder(recipe, tmp_path / "out", shard_bytes=300)
+    files = [tmp_path / "out", *(tmp_path / "out").iterdir()]
+    assert [path.name for path in files if path.stat().st_ino not in synced] == []
 
 
 def test_an_interrupted_merge_leaves_the_old_one(recipe: Recipe, tmp_path: Path) -> None:
