@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from engine.errors import shown
 from engine.lookup import nearest
 
 _SHORTEST = 20
@@ -74,8 +75,8 @@ def check_chat_template(value: str) -> str:
         return value
     if "{" not in value or len(value) < _SHORTEST:
         raise ValueError(
-            f"{value!r} is no chat template{nearest(value, names)} (known: {', '.join(names)}; or Jinja of at least"
-            f" {_SHORTEST} characters)"
+            f"{shown(value)} is no chat template{nearest(value, names)} (known: {', '.join(names)}; or Jinja of at"
+            f" least {_SHORTEST} characters)"
         )
     _check_syntax(value)
     return value
@@ -102,6 +103,8 @@ def _check_syntax(text: str) -> None:
         environment.from_string(text)
     except TemplateSyntaxError as error:
         raise ValueError(f"line {error.lineno} of the chat template: {error.message}; mend its Jinja") from None
+    except (RecursionError, MemoryError, SyntaxError):  # of Jinja's parser, Python's parser and Python's blocks
+        raise ValueError("the chat template is nested too deeply; write it flatter") from None
 
 
 def own_template(folder: Path) -> str | None:

@@ -7,9 +7,13 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
+from engine.errors import shown
 from engine.parameters import check_setting
 
 T = TypeVar("T")
+
+_MANY = 2**31
+"""More rows or layers than any model has."""
 
 
 def _model_name(value: Any) -> Any:
@@ -21,13 +25,15 @@ def _model_name(value: Any) -> Any:
     if isinstance(value, Mapping) and "path" in value and not set(value) - {"path", "revision"}:
         return f"{value['path']}@{value['revision']}" if value.get("revision") else str(value["path"])
     if not isinstance(value, str) or not value.strip():
-        raise ValueError(f"{value!r} names no model; give a folder or a Hub id")
+        raise ValueError(f"{shown(value)} names no model; give a folder or a Hub id")
     return value
 
 
 def _layer_range(value: tuple[int, int]) -> tuple[int, int]:
     if not 0 <= value[0] < value[1]:
-        raise ValueError(f"{list(value)} holds no layers; write [first, last + 1]")
+        raise ValueError(f"{shown(list(value))} holds no layers; write [first, last + 1]")
+    if value[1] > _MANY:
+        raise ValueError(f"{shown(list(value))} holds more layers than any model; write [first, last + 1]")
     return value
 
 
@@ -73,7 +79,7 @@ class SliceEntry(Frozen):
     def _equal_spans(self) -> SliceEntry:
         spans = [source.layer_range[1] - source.layer_range[0] for source in self.sources]
         if len(set(spans)) > 1:
-            raise ValueError(f"the sources span {spans} layers; all sources of a slice must span equally many")
+            raise ValueError(f"the sources span {shown(spans)} layers; all sources of a slice must span equally many")
         return self
 
 
@@ -107,7 +113,7 @@ class ModelToken(Frozen):
     kind: Literal["model_token"]
     model: ModelName
     token: str | None = None
-    token_id: Annotated[int, Field(ge=0)] | None = None
+    token_id: Annotated[int, Field(ge=0, lt=_MANY)] | None = None
 
     @model_validator(mode="after")
     def _one_of(self) -> ModelToken:
@@ -123,7 +129,9 @@ def _token_source(value: Any) -> Any:
         return ZeroRow.model_validate(value)
     if value["kind"] == "model_token":
         return ModelToken.model_validate(value)
-    raise ValueError(f"kind is {value['kind']!r}; give zero or model_token, or a model's name in place of the mapping")
+    raise ValueError(
+        f"kind is {shown(value['kind'])}; give zero or model_token, or a model's name in place of the mapping"
+    )
 
 
 class TokenEntry(Frozen):
@@ -144,7 +152,7 @@ class TokenizerEntry(Frozen):
 
     source: ModelName = "union"
     tokens: dict[str, TokenEntry] | None = None
-    pad_to_multiple_of: Annotated[int, Field(gt=0)] | None = None
+    pad_to_multiple_of: Annotated[int, Field(gt=0, lt=_MANY)] | None = None
 
     def references(self) -> Iterator[str]:
         """Yield the models that are named, `base` and `union` aside."""

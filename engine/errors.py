@@ -10,6 +10,17 @@ Every message is one line per problem: *where: what, with the value; what to do*
     └── OutputError        the target folder: not ours, no space, no permission
 """
 
+_SHOWN = 80
+
+
+def shown(value: object) -> str:
+    """Return how a value is written in an error: its repr, cut to 80 characters."""
+    try:
+        text = repr(value)
+    except (ValueError, RecursionError):  # Python writes no integer of more than 4300 digits
+        return f"a {type(value).__name__} that is too large to be shown"
+    return text if len(text) <= _SHOWN else f"{text[: _SHOWN - 3]}..."
+
 
 class EngineError(Exception):
     """Root of the errors that a user can mend; callers show the message without a traceback."""

@@ -15,6 +15,8 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import Any, TypeAlias
 
+from engine.errors import shown
+
 Scalar: TypeAlias = "bool | int | float"
 Setting: TypeAlias = Any
 """Plain YAML data that `check_setting` has accepted; never modified."""
@@ -38,10 +40,15 @@ def check_setting(setting: Any) -> Setting:
 
 def _check_filtered(mapping: Mapping[str, Any]) -> dict[str, Any]:
     if "value" not in mapping or not mapping.keys() <= {"filter", "value"}:
-        raise ValueError(f"{dict(mapping)!r} is no filter; write {{filter: part of a tensor's name, value: number}}")
+        raise ValueError(
+            f"{shown(dict(mapping))} is no filter; write {{filter: part of a tensor's name, value: number}}"
+        )
     kept: dict[str, Any] = {}
-    if mapping.get("filter") is not None:
-        kept["filter"] = str(mapping["filter"])
+    wanted = mapping.get("filter")
+    if wanted is not None:
+        if not isinstance(wanted, str):
+            raise ValueError(f"the filter {shown(wanted)} is no text; write a part of a tensor's name")
+        kept["filter"] = wanted
     return kept | {"value": _check_value(mapping["value"])}
 
 
@@ -60,11 +67,15 @@ def _check_scalar(value: Any) -> Scalar:
         try:
             value = float(value)
         except ValueError:
-            raise ValueError(f"{value!r} is not a number, true or false") from None
+            raise ValueError(f"{shown(value)} is not a number, true or false") from None
     if not isinstance(value, (bool, int, float)):
-        raise ValueError(f"{value!r} is not a number, true or false")
-    if not math.isfinite(value):
-        raise ValueError(f"{value!r} is not finite")
+        raise ValueError(f"{shown(value)} is not a number, true or false")
+    try:
+        finite = math.isfinite(value)
+    except OverflowError:  # an integer beyond the range of floating-point numbers
+        finite = False
+    if not finite:
+        raise ValueError(f"{shown(value)} is not finite")
     return value
 
 

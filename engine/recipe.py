@@ -15,12 +15,16 @@ from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, mo
 
 from engine.chat_template import check_chat_template
 from engine.entries import KEYS, Frozen, ModelName, Models, ModuleEntry, Parameters, Slices, TokenizerEntry
-from engine.errors import RecipeError
+from engine.errors import RecipeError, shown
 from engine.lookup import nearest
 from engine.parameters import Setting
 from engine.strict_yaml import load_documents
 
 _DUMPER = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
+_LONGEST = 300
+"""Letters of the user's own text in one message."""
+_MOST = 20
+"""Problems that are told at once."""
 DTYPES = ("float16", "bfloat16", "float32", "float64")
 UNSUPPORTED = {
     "residual_weight": "it has no effect; remove it",
@@ -32,7 +36,7 @@ def _dtype(value: Any) -> Any:
     if name == "int64":
         raise ValueError("int64 would cut every weight to a whole number; give a floating-point dtype")
     if name not in DTYPES:
-        raise ValueError(f"{value!r} is not a dtype{nearest(name, DTYPES)} (known: {', '.join(DTYPES)})")
+        raise ValueError(f"{shown(value)} is not a dtype{nearest(name, DTYPES)} (known: {', '.join(DTYPES)})")
     return name
 
 
@@ -54,7 +58,7 @@ class Recipe(Frozen):
     tokenizer_source: ModelName | None = None
     tokenizer: TokenizerEntry | None = None
     chat_template: Annotated[str, AfterValidator(check_chat_template)] | None = None
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Annotated[int, Field(ge=0, lt=2**64)] = 0
 
     @model_validator(mode="after")
     def _one_of(self) -> Recipe:
@@ -86,8 +90,13 @@ class Recipe(Frozen):
             raise RecipeError(f"{where}: not a mapping of keys such as merge_method and models")
         try:
             return cls.model_validate(content)
+        except RecursionError:
+            raise RecipeError(f"{where}: is nested too deeply; write it flatter") from None
         except ValidationError as error:
-            raise RecipeError("\n".join(_problem(where, item) for item in error.errors())) from None
+            found = [_problem(where, item) for item in error.errors()[:_MOST]]
+            if error.error_count() > _MOST:
+                found.append(f"{where}: and {error.error_count() - _MOST} problems more; mend these first")
+            raise RecipeError("\n".join(found)) from None
 
     def _plain(self) -> dict[str, Any]:
         return self.model_dump(mode="json", exclude_none=True)
@@ -137,12 +146,17 @@ def read_documents(text: str, where: str) -> list[Any]:
     try:
         return load_documents(text)
     except yaml.YAMLError as error:
-        raise RecipeError(f"{where}: not YAML: {' '.join(str(error).split())}") from None
+        raise RecipeError(f"{where}: not YAML: {' '.join(str(error).split())[:_LONGEST]}") from None
+
+
+def _key(key: str) -> str:
+    """A key as it stands in a message: on one line, and not longer than one."""
+    return " ".join(key[:_LONGEST].split())
 
 
 def _problem(where: str, item: Any) -> str:
     """One line for one of pydantic's errors."""
-    location = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in item["loc"])
+    location = "".join(f"[{part}]" if isinstance(part, int) else f".{_key(part)}" for part in item["loc"])
     place = f"{where}: {location.lstrip('.')}: " if location else f"{where}: "
     key = str(item["loc"][-1]) if item["loc"] else ""
     if item["type"] == "extra_forbidden":
@@ -155,4 +169,4 @@ def _problem(where: str, item: Any) -> str:
     if item["type"] == "missing":
         return f"{place}missing; add it"
     message = item["msg"].removeprefix("Value error, ")
-    return place + (message if item["type"] == "value_error" else f"{message}, not {item['input']!r}")
+    return place + (message if item["type"] == "value_error" else f"{message}, not {shown(item['input'])}")

@@ -57,7 +57,10 @@ def _location(part: str, text: str) -> Location:
 
 
 def _is_folder(name: str) -> bool:
-    return bool(name) and Path(name).expanduser().is_dir()
+    try:
+        return bool(name) and Path(name).expanduser().is_dir()
+    except (OSError, RuntimeError):  # a name that is too long, a folder that is closed to us; `~nobody`
+        return False
 
 
 def resolve(location: Location, *, token: str | None = None) -> Path:

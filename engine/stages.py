@@ -18,12 +18,15 @@ from typing import Any
 
 from engine import unfinished
 from engine.checkpoint import Checkpoint, open_checkpoint
-from engine.errors import CheckpointError, OutputError, RecipeError
+from engine.errors import CheckpointError, OutputError, RecipeError, shown
 from engine.plan import Plan, plan
 from engine.recipe import Recipe, read_documents
 from engine.shard_layout import layout
 from engine.target import check_target
 from engine.write import SHARD_BYTES, write_checkpoint
+
+_LONGEST = 80
+"""Letters of a name in a message."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +52,7 @@ def read_stages(text: str, where: str = "recipe") -> tuple[Stage, ...]:
         raise RecipeError(f"{where}: is empty; write a recipe")
     names = [recipe.name for recipe in recipes if recipe.name is not None] if several else []
     if twice := [name for i, name in enumerate(names) if name in names[:i]]:
-        raise RecipeError(f"{where}: two documents have the name {twice[0]!r}; rename one")
+        raise RecipeError(f"{where}: two documents have the name {shown(twice[0])}; rename one")
     unnamed = [recipe for recipe in recipes if recipe.name is None]
     if len(unnamed) > 1:
         raise RecipeError(f"{where}: {len(unnamed)} documents have no name, and only the output may lack it; add names")
@@ -58,7 +61,7 @@ def read_stages(text: str, where: str = "recipe") -> tuple[Stage, ...]:
     ordered = _in_order(output, {stage.name: stage for stage in stages if stage.name is not None}, where)
     if unused := [stage.name for stage in stages if stage not in ordered]:
         raise RecipeError(
-            f"{where}: the result of {unused[0]!r} is used by no other document; one file makes one checkpoint, so"
+            f"{where}: the result of {shown(unused[0])} is used by no other document; one file makes one checkpoint, so"
             " move it to a file of its own"
         )
     return ordered
@@ -80,7 +83,8 @@ def _in_order(output: Stage, by_name: Mapping[str, Stage], where: str) -> tuple[
     def visit(stage: Stage, trail: tuple[str, ...]) -> None:
         name = stage.name or "the output"
         if name in trail:
-            raise RecipeError(f"{where}: the documents use each other in a circle: {' -> '.join((*trail, name))}")
+            circle = " -> ".join(each[:_LONGEST] for each in (*trail, name))
+            raise RecipeError(f"{where}: the documents use each other in a circle: {circle}")
         if stage not in ordered:
             for used in stage.uses:
                 visit(by_name[used], (*trail, name))

@@ -95,8 +95,11 @@ def test_a_template_of_ones_own(make: Make, tmp_path: Path) -> None:
         ("{{ x }}", "is no chat template"),
         ("a text that is long enough", "is no chat template"),
         ("{% for m in messages %}{{ m.content }}", "line 1 of the chat template: "),
+        ("{{ " + "(" * 5000 + "1" + ")" * 5000 + " }}", "is nested too deeply"),
+        ("{% for m in x %}" * 30 + "{% endfor %}" * 30, "is nested too deeply"),
         ("{% for m in messages %}{% wrong m %}{% endfor %}", "unknown tag 'wrong'"),
     ],
+    ids=lambda _: "",
 )
 def test_refused(template: str, message: str) -> None:
     with pytest.raises(RecipeError) as caught:

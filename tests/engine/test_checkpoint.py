@@ -201,6 +201,14 @@ def test_hub_errors_name_the_model(monkeypatch: pytest.MonkeyPatch) -> None:
         open_checkpoint("org/model@v1")
 
 
+@pytest.mark.parametrize("name", ["~nobody99/x", "x" * 300, f"org/a+{'x' * 300}", f"~nobody99@{'x' * 300}"])
+def test_names_that_no_folder_can_have(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(CheckpointError, match="no such folder") as caught:
+        open_checkpoint(name)
+    assert "\n" not in str(caught.value)
+
+
 def test_references(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     full = parse_reference("org/a@v1+org/l@v2")

@@ -63,6 +63,25 @@ def test_malformed_settings(bad: Any) -> None:
         check_setting(bad)
 
 
+@pytest.mark.parametrize(
+    ("bad", "message"),
+    [
+        (10**400, "is not finite"),
+        (-(1 << 20_000), "is not finite"),
+        ("x" * 1000, "is not a number"),
+        ({"value": [{"a": "x" * 1000}]}, "is not a number"),
+        ({"filter": "x" * 1000}, "is no filter"),
+        ({"filter": ["mlp"], "value": 1}, r"the filter \['mlp'\] is no text"),
+        ([{"filter": 0, "value": 1}, 2], "the filter 0 is no text"),
+    ],
+    ids=lambda _: "",
+)
+def test_long_and_odd_values_are_told_in_a_line(bad: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message) as caught:
+        check_setting(bad)
+    assert len(str(caught.value)) < 200
+
+
 @given(st.floats(-5, 5), st.integers(2, 6), st.floats(0, 1))
 def test_equal_knots_give_their_value_to_the_last_bit(value: float, count: int, position: float) -> None:
     assert interpolate([value] * count, position) == value

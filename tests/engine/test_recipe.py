@@ -125,3 +125,56 @@ def test_every_part_goes_there_and_back() -> None:
     short = Recipe.from_yaml("{merge_method: t, models: [{model: a}], tokenizer_source: union}")
     long = Recipe.from_yaml("{merge_method: t, models: [{model: a}], tokenizer: {}}")
     assert short.vocabulary == long.vocabulary
+
+
+LONG = "x" * 100_000
+BOMB = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
+    f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 10)}]\n" for i in range(1, 40)
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (BOMB, "the aliases (*name) stand for too much"),
+        (BOMB.split("a6:")[0] + "merge_method: *a5", "the aliases (*name) stand for too much"),
+        ("{merge_method: &m [*m], models: [{model: a}]}", "an alias (*name) stands within what it names"),
+        ("a: &a [x, x, x, x, x, x, x, x]\nb: &b [*a, *a, *a, *a, *a, *a, *a, *a]\nmerge_method: *b", "merge_method: "),
+        (f"{{merge_method: ties, models: [{{model: a}}], dtype: {LONG}}}", "is not a dtype"),
+        (f"{{merge_method: ties, models: [{{model: a}}], ? {LONG} : 1}}", "unknown key"),
+        (f"{{merge_method: ties, models: [{{model: a, parameters: {{weight: {LONG}}}}}]}}", "is not a number"),
+        (f"{{merge_method: ties, models: [{{model: [{LONG}]}}]}}", "names no model"),
+        (f"{{merge_method: ties, models: [{{model: a}}], seed: {LONG}}}", "seed: "),
+        (f"{{merge_method: ties, models: [{{model: a}}], chat_template: {LONG}}}", "is no chat template"),
+        (f"{{merge_method: ties, models: [{{model: a}}], seed: 0x{'f' * 9000}}}", "seed: "),
+        (f"{{merge_method: t, slices: [{{sources: [{{model: a, layer_range: [0, 1{'0' * 400}]}}]}}]}}", "more layers"),
+        (f"{{merge_method: t, models: [{{model: a}}], tokenizer: {{pad_to_multiple_of: 1{'0' * 400}}}}}", "pad_to"),
+        (f"a: !!{LONG} 1", "not YAML"),
+        (f"{{? {'a' * 900} : 1, ? {'a' * 900} : 2}}", "stands twice"),
+        ('{merge_method: t, models: [{model: a}], "a\\nb": 1}', "my.yaml: a b: unknown key"),
+        (f"{{merge_method: t, models: [{{model: {'{model: ' * 600}a{'}' * 600}}}]}}", "my.yaml: "),
+        (f"{{merge_method: t, models: [{{model: a, parameters: {{weight: {10**400}}}}}]}}", "is not finite"),
+    ],
+    ids=lambda _: "",
+)
+def test_no_text_makes_a_long_message(text: str, message: str) -> None:
+    with pytest.raises(RecipeError, match=r"^my\.yaml: ") as caught:
+        Recipe.from_yaml(text, where="my.yaml")
+    assert message in str(caught.value)
+    assert all(len(line) < 1000 for line in str(caught.value).splitlines())
+
+
+def test_many_problems_are_counted() -> None:
+    models = ", ".join(["{model: a, x: 1}"] * 1000)
+    with pytest.raises(RecipeError) as caught:
+        Recipe.from_yaml(f"{{merge_method: t, models: [{models}]}}")
+    lines = str(caught.value).splitlines()
+    assert len(lines) == 21
+    assert lines[-1] == "recipe: and 980 problems more; mend these first"
+
+
+def test_aliases_save_words() -> None:
+    text = "{merge_method: t, models: [{model: a, parameters: &p {weight: [0, 1]}}, {model: b, parameters: *p}]}"
+    recipe = Recipe.from_yaml(text)
+    assert recipe.models is not None
+    assert recipe.models[0].parameters == recipe.models[1].parameters == {"weight": [0, 1]}
