@@ -40,6 +40,19 @@ for arguments in json.loads(sys.argv[1]):
     results.append([code, out.getvalue(), err.getvalue()])
 print(json.dumps(results))
 """
+STOPPED = """
+import sys
+from evolve.cli import app
+import engine.write
+write, calls = engine.write.write_shard, []
+def stop(*arguments):
+    calls.append(arguments)
+    if len(calls) > 2:
+        raise KeyboardInterrupt
+    write(*arguments)
+engine.write.write_shard = stop
+app(sys.argv[1:])
+"""
 Result = tuple[int, str, str]
 
 
@@ -292,21 +305,8 @@ def test_a_dry_run_that_could_not_run_is_exit_code_2(tmp_path: Path) -> None:
 
 def test_a_dry_run_sees_what_an_interrupted_start_has_made(tmp_path: Path) -> None:
     path = recipe(tmp_path)
-    stopped = """
-import sys
-from evolve.cli import app
-import engine.write
-write, calls = engine.write.write_shard, []
-def stop(*arguments):
-    calls.append(arguments)
-    if len(calls) > 2:
-        raise KeyboardInterrupt
-    write(*arguments)
-engine.write.write_shard = stop
-app(sys.argv[1:])
-"""
     done = subprocess.run(
-        [sys.executable, "-c", stopped, "merge", path, "out", "--shard-size", "4kb"],
+        [sys.executable, "-c", STOPPED, "merge", path, "out", "--shard-size", "4kb"],
         cwd=tmp_path,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         capture_output=True,
@@ -319,6 +319,27 @@ app(sys.argv[1:])
     dry, whole = merges([path, "out", *size, "--dry-run"], [path, "out", *size], cwd=tmp_path)
     assert "kept      2 files of an interrupted start" in dry[1]
     assert whole[0] == 0
+
+
+def test_a_dry_run_sees_what_an_interrupted_stage_has_made(tmp_path: Path) -> None:
+    models = [{"model": A, "parameters": {"weight": 1}}]
+    half = {"name": "../half", "merge_method": "linear", "models": models}
+    whole = {"merge_method": "linear", "models": [{"model": "../half", "parameters": {"weight": 1}}]}
+    (tmp_path / "multi.yaml").write_text(yaml.safe_dump_all([half, whole]))
+    arguments = ["multi.yaml", "out", "--shard-size", "4kb"]
+    stopped = subprocess.run(
+        [sys.executable, "-c", STOPPED, "merge", *arguments],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert stopped.returncode == 130
+    dry, done = merges([*arguments, "--dry-run"], arguments, cwd=tmp_path)
+    assert "kept      2 files of an interrupted start" in dry[1]
+    assert done[0] == 0
+    assert names(tmp_path) == {"multi.yaml", "out"}
 
 
 def test_a_terminal_shows_bytes_and_speed(tmp_path: Path) -> None:
