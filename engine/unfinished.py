@@ -20,6 +20,7 @@ import torch
 from engine.checkpoint import Checkpoint
 from engine.errors import OutputError
 from engine.job import Input
+from engine.operands import PIECE
 from engine.plan import Plan
 from engine.shard_layout import ShardLayout
 
@@ -67,6 +68,8 @@ def identity(plan: Plan, shards: Sequence[ShardLayout], device: str) -> str:
         _VERSION,
         _own_version(),
         torch.__version__,
+        metadata.version("numba"),
+        PIECE,  # sums are taken piece by piece
         torch.device(device).type,
         plan.recipe.digest,
         [hashlib.sha256(shard.header).hexdigest() for shard in shards],

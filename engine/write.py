@@ -16,6 +16,7 @@ from engine.checkpoint import open_checkpoint
 from engine.companions import code, companions
 from engine.errors import CheckpointError, OutputError, RecipeError
 from engine.execute import Executor
+from engine.kept import Kept
 from engine.model_card import model_card as card_of
 from engine.plan import Plan, plan
 from engine.recipe import Recipe
@@ -76,11 +77,13 @@ def write_checkpoint(
     copy_tokenizer: bool = True,
     model_card: bool = True,
     progress: Progress | None = None,
+    shared: Kept | None = None,
 ) -> None:
     """Merge and write all of a checkpoint; `folder` is replaced only when the new one is whole.
 
     The weights stand in shards of at most `shard_bytes` bytes, or of one tensor; shards that an interrupted start has
-    finished are kept (see `engine.unfinished`). `memory` is what may be used on `device`, in bytes. Raises OutputError
+    finished are kept (see `engine.unfinished`). `memory` is what may be used on `device`, in bytes. `shared` serves all
+    candidates of a search, whose models are known to be finite; else NaN in a source is an error. Raises OutputError
     for too little disk or memory (known before the first byte), missing permission, a folder that is not ours or that
     another process is writing to; and what merging raises.
     """
@@ -100,7 +103,7 @@ def write_checkpoint(
             try:
                 check_disk(folder.parent, sum(shard.size for shard in shards if shard.file not in kept))
                 _write_files(plan, partial, copy_tokenizer, model_card)
-                executor = Executor(device=device, kernels=plan.kernels, check_sources=True)
+                executor = Executor(device=device, kernels=plan.kernels, kept=shared, check_sources=shared is None)
                 _write_weights(shards, kept, partial, executor, progress)
                 check_target(folder)  # a long merge gives time to put something there
                 _move_into_place(partial, folder)

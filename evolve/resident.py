@@ -104,7 +104,7 @@ class Resident:
 
     def _written(self, plan: Plan, parent: Path | None) -> torch.nn.Module:
         with scratch(parent) as folder:
-            write_checkpoint(plan, folder / "candidate", device=self._device)
+            write_checkpoint(plan, folder / "candidate", device=self._device, shared=self._kept)
             return self.load_folder(folder / "candidate")
 
     def load_folder(self, folder: Path) -> torch.nn.Module:
