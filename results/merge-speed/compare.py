@@ -4,7 +4,7 @@
     python results/merge-speed/compare.py FOLDER/125m --mergekit ENVIRONMENT/bin/mergekit-yaml
     python results/merge-speed/compare.py FOLDER/1b --mergekit ... --methods linear slerp ties
 
-For every method: wall and CPU seconds, and the peak of anonymous memory (mapped pages left out, looked at every 10 ms),
+For every method: wall and CPU seconds, and the peak of anonymous memory (without mapped pages, looked at every 10 ms),
 the best of `--repeats`, taken in turns. Inputs are read once before, so that all find them in the page cache. The start
 of each program is a merge of a model with four tiny tensors, and is taken off where "work" is said. mergekit's output is
 compared with ours: the share of elements that differ by more than two steps of the tensor's largest magnitude.
@@ -192,7 +192,8 @@ def main() -> None:
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     result = {
-        "family": parsed.family.name, "threads": parsed.threads, "repeats": parsed.repeats, "start": start, "rows": rows,
+        "family": parsed.family.name, "threads": parsed.threads, "repeats": parsed.repeats, "start": start,
+        "rows": rows,
         "torch": torch.__version__, "python": platform.python_version(), "cores": os.cpu_count(),
     }  # fmt: skip
     (HERE / f"{parsed.family.name}.json").write_text(json.dumps(result, indent=1) + "\n")
@@ -208,12 +209,13 @@ def table(result: dict[str, Any]) -> str:
         f"Start alone: evolve {start['evolve']['wall']:.1f} s, mergekit {start['mergekit']['wall']:.1f} s. "
         '"Work" is the wall time without it.',
         "",
-        "| method | evolve s | mergekit s | ratio | work s | work ratio | floor s | work / floor | evolve MiB | mergekit MiB | differ |",
+        "| method | evolve s | mergekit s | ratio | work s | work ratio | floor s | work / floor | evolve MiB "
+        "| mergekit MiB | differ |",
         "|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for method, row in result["rows"].items():
         own, other = row["evolve"], row["mergekit"]
-        work, other_work = (max(row[p]["wall"] - start[p]["wall"], 1e-3) for p in ("evolve", "mergekit"))
+        work, other_work = (row[p]["wall"] - start[p]["wall"] for p in ("evolve", "mergekit"))
         apart = f"{row['differing']:.1%}" if "differing" in row else "random"
         lines.append(
             f"| {method} | {own['wall']:.1f} | {other['wall']:.1f} | {other['wall'] / own['wall']:.1f} | {work:.2f} "

@@ -42,7 +42,9 @@ from safetensors.torch import load_file
 from pathlib import Path
 from mergekit.merge_methods import merge_state_dicts
 torch.set_num_threads(int(sys.argv[1]))
-models = {path: {n: t for f in sorted(Path(path).glob("*.safetensors")) for n, t in load_file(f).items()} for path in sys.argv[2:]}
+def load(path):
+    return {n: t for f in sorted(Path(path).glob("*.safetensors")) for n, t in load_file(f).items()}
+models = {path: load(path) for path in sys.argv[2:]}
 base, *sources = sys.argv[2:]
 start = time.perf_counter()
 with torch.no_grad():
