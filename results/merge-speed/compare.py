@@ -5,8 +5,8 @@
     python results/merge-speed/compare.py FOLDER/1b --mergekit ... --methods linear slerp ties
 
 For every method: wall and CPU seconds, and the peak of anonymous memory (without mapped pages, looked at every 10 ms),
-the best of `--repeats`, taken in turns. Inputs are read once before, so that all find them in the page cache. The start
-of each program is a merge of a model with four tiny tensors, and is taken off where "work" is said. mergekit's output is
+the best of `--repeats`, in turns. Inputs are read once before, so that all find them in the page cache. The start
+of each program is a merge of a model with four tiny tensors, and is taken off for "work". mergekit's output is
 compared with ours: the share of elements that differ by more than two steps of the tensor's largest magnitude.
 Leaves FAMILY.json and FAMILY.md beside this file.
 """
