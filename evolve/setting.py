@@ -87,9 +87,12 @@ class Setting:
         wanted = self.config.space
         for index, name in enumerate(wanted.method):
             named(METHODS, name, "merge method", f"space.method[{index}]")
-        known = {parameter.name: parameter for name in wanted.method for parameter in METHODS[name].parameters}
+        rows = [parameter for name in wanted.method for parameter in METHODS[name].parameters]
         for name, value in wanted.parameters.items():
-            check_kind(named(known, name, "parameter", "space.parameters"), bounds_of(value))
+            named({row.name: row for row in rows}, name, "parameter", "space.parameters")
+            for row in rows:
+                if row.name == name:
+                    check_kind(row, bounds_of(value))
         for name in wanted.modules:
             if not any(name in tensor for tensor in self.base.tensors):
                 raise ConfigError(

@@ -113,9 +113,9 @@ FILES = {
     "binary": (b"\x00\xff\xfe\x80", "cannot be read"),
     "nul": (b"\0\0\0", "is not valid YAML"),
     "empty": (b"", "not keys and values"),
-    "tabs": (b"name:\tx\nmodels:\n\tbase: y\n", "line 1"),
+    "tabs": (b"name:\tx\nmodels:\n\tbase: y\n", "line 3"),
     "list": (b"- 1\n", "holds list"),
-    "deep": (b"{a: " * 3000, "nested too deeply"),
+    "deep": (b"{a: " * 3000 + b"1" + b"}" * 3000, "nested too deeply"),
     "code": (b"name: !!python/object:os.system x\n", "could not determine a constructor"),
     "date": (b"name: 2020-01-01\n", "name: input should be a valid string"),
     "list as key": (b"? [a]\n: b\n", "unhashable key"),
@@ -196,7 +196,7 @@ MODELS: dict[str, tuple[str, Callable[[Path], None], list[str]]] = {
     "architecture": ("source", lambda f: configure(f, **MISTRAL), ["model_type is mistral", "has llama"]),
     "index outside": ("source", lambda f: index_of(f, "../outside.safetensors"), ["'../outside.safetensors'"]),
     "missing shard": ("source", lambda f: index_of(f, "model-00001.safetensors"), ["model-00001", "is missing"]),
-    "pickle": ("source", pickle_only, ["pickled weights", "convert them"]),
+    "pickle": ("source", pickle_only, ["not a whole file of PyTorch weights", "download or write it again"]),
     "config.json": ("source", lambda f: (f / "config.json").write_text("{") and None, ["config.json cannot be read"]),
     "no tokenizer": ("base", no_tokenizer, ["no tokenizer", "put the tokenizer's files beside the model"]),
     "other shapes": ("base", lambda f: configure(f, hidden_size=64), ["models.base", "(46, 128)", "(46, 64)"]),
@@ -333,7 +333,7 @@ def test_merge_leaves_what_is_not_its_own(here: Evolve, tmp_path: Path) -> None:
     file.write_text("y")
     refused(here("merge", recipe, full), str(full), "is not empty")
     refused(here("merge", recipe, file), str(file), "is a file")
-    refused(here("merge", recipe, file / "below"), "cannot be written")
+    refused(here("merge", recipe, file / "below"), "cannot be made", "is a file")
     refused(here("merge", recipe, tmp_path / "out", "--device", "meta"), "--device (meta)")
     refused(here("merge", recipe, tmp_path / "out", "--device", "nonsense"), "--device (nonsense)")
     refused(here("merge", tmp_path, tmp_path / "out"), str(tmp_path), "cannot be read")
