@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from typing import Any, TypeVar
 
 import numpy as np
@@ -73,6 +73,7 @@ class Operands:
     def __init__(self, job: Job, map_pieces: Map, kept: Kept | None) -> None:
         self.job = job  # kernels may need its shape
         self._kept = kept
+        self._made: dict[Hashable, Any] = {}
         streams = _streams(job.members, kept)
         self.inputs, self.base = streams[: len(job.inputs)], streams[-1] if job.base else None
         self.size = job.size
@@ -88,9 +89,13 @@ class Operands:
         return self._map(function, pieces)
 
     def once(self, what: str, streams: Sequence[Stream | None], make: Callable[[], T]) -> T:
-        """Return what `make` makes of these streams, or made for an earlier candidate."""
+        """Return what `make` makes of these streams, or made earlier: for this job, or for an earlier candidate."""
         if self._kept is None:
-            return make()
+            key = (what, *streams)
+            if key not in self._made:
+                self._made[key] = make()
+            made: T = self._made[key]
+            return made
         return self._kept.get(what, tuple(stream.source if stream else None for stream in streams), make)
 
     def words(self, begin: int, end: int, some: Sequence[bool] | None = None) -> tuple[Array, ...]:
