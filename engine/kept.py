@@ -24,10 +24,8 @@ class Kept:
 
     def get(self, what: str, sources: tuple[Input | None, ...], make: Callable[[], T]) -> T:
         """Return what `make` returned when it was first asked for these sources."""
-        if any(
-            source is not None and source.rows is not None for source in sources
-        ):  # vocabularies are put together anew by every plan
-            return make()
+        if any(source is not None and source.rows is not None for source in sources):
+            return make()  # every plan puts vocabularies together anew
         key = (what, *[source and (source.checkpoint, source.name) for source in sources])
         found: T | None = self._values.get(key)
         if found is not None:

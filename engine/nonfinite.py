@@ -30,7 +30,7 @@ def nonfinite_source(job: Job) -> tuple[str, str] | None:
     Where rows come from several models, each of them is asked. None where all inputs are finite. Methods that drop
     elements may drop these too, so a finite result says nothing about its sources.
     """
-    for source in (*job.inputs, *([job.base] if job.base else [])):
+    for source in job.members:
         parts = [(source.checkpoint, source.name), *((rows.checkpoint, rows.name) for rows in source.rows or ())]
         for checkpoint, name in parts:
             if not _is_finite_in(checkpoint, name):

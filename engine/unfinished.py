@@ -128,7 +128,7 @@ def _own_version() -> str:
 def _checkpoints(plan: Plan) -> list[Checkpoint]:
     inputs: list[Input] = []
     for job in plan.jobs:
-        inputs += [*job.inputs, *([job.base] if job.base else [])]
+        inputs += job.members
     opened = {id(each.checkpoint): each.checkpoint for each in inputs}
     opened |= {id(rows.checkpoint): rows.checkpoint for each in inputs for rows in each.rows or ()}
     return list(opened.values())

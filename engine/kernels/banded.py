@@ -12,7 +12,7 @@ import torch
 from engine.kernels.counting import exact_cuts
 from engine.kernels.kernel import Kernel, Merge
 from engine.kernels.magnitudes import ALL, INFINITY, NONE, Cut, Magnitudes, Values, count
-from engine.kernels.sparsified import Kept, summed
+from engine.kernels.sparsified import Selection, summed
 from engine.methods.method import Array, Rng
 from engine.methods.selection import SORT_BELOW
 from engine.methods.task_vectors import band
@@ -26,16 +26,16 @@ def banded(*, consensus: bool) -> Kernel:
         gammas = p.get("gamma")
         bands = [band(operands.size, density, gammas[i] if gammas else None) for i, density in enumerate(p["density"])]
         if operands.size >= SORT_BELOW:
-            return summed(operands, p, _kept(operands, bands), consensus=consensus)
+            return summed(operands, p, _selection(operands, bands), consensus=consensus)
         if len(bands) > MOST_MASKS:
             return None
         masks = _sorted_masks(operands, bands, ascending=gammas is not None)
-        return summed(operands, p, Kept(lambda begin, end: masks[begin:end]), consensus=consensus)
+        return summed(operands, p, Selection(lambda begin, end: masks[begin:end]), consensus=consensus)
 
     return kernel
 
 
-def _kept(operands: Operands, bands: Sequence[tuple[int, int]]) -> Kept:
+def _selection(operands: Operands, bands: Sequence[tuple[int, int]]) -> Selection:
     lower = _cuts(operands, [top + kept if kept else 0 for top, kept in bands])
     upper = _cuts(operands, [top if kept else 0 for top, kept in bands])
     some = [cut is not NONE for cut in lower]
@@ -48,7 +48,7 @@ def _kept(operands: Operands, bands: Sequence[tuple[int, int]]) -> Kept:
     low, high = (tuple(tuple(cut) for cut in compress(cuts, some)) for cuts in (lower, upper))
     like = (np.float32(0),) * (2 if bounded else 1)
     limits = (low, high, (like,) * len(low))
-    return Kept(rules, [cut.position for cut in (*lower, *upper)], some, limits)
+    return Selection(rules, [cut.position for cut in (*lower, *upper)], some, limits)
 
 
 def _cuts(operands: Operands, ks: Sequence[int]) -> list[Cut]:

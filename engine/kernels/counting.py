@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from engine.kernels.words import MAGNITUDE, bits, compiled, part, value
+from engine.kernels.words import BLOCK, MAGNITUDE, bits, compiled, part, value
 
 OPEN_BITS = 13
 """Bits of a magnitude that a bucket leaves open: 1,024 buckets between two powers of two."""
@@ -14,8 +14,6 @@ LOWEST, HIGHEST = (127 - 32) << 10, (127 + 8) << 10
 """The buckets of 2^-32 and 2^8, in the first and the last of which all smaller and larger magnitudes count as well."""
 EVERYWHERE = 1 << 62
 """A position behind all elements."""
-BLOCK = 1024
-"""Elements worked on at once where a loop has several steps: they stay in the fastest cache."""
 NEAR, TIES = 256, 4096
 """Elements that are counted before they are gone through one by one: few may be wanted, or only the last ones."""
 

@@ -8,13 +8,12 @@ from typing import Any
 import numpy as np
 
 from engine.kernels.kernel import Merge, floats
-from engine.kernels.words import compiled, finite, load, store
+from engine.kernels.words import BLOCK, compiled, finite, load, store
 from engine.methods.method import Array, Rng
 from engine.methods.ramplus_tl import amplification
 from engine.operands import Operands
 
 ZERO, ONE = np.float32(0.0), np.float32(1.0)
-BLOCK = 1024
 
 
 def ram(operands: Operands, p: Mapping[str, Any], rng: Rng) -> Merge | None:

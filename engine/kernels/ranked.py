@@ -9,7 +9,7 @@ import numpy as np
 
 from engine.kernels.kernel import Kernel, Merge
 from engine.kernels.ranks import mark, mark_all, rank_rows
-from engine.kernels.sparsified import Kept, summed
+from engine.kernels.sparsified import Selection, summed
 from engine.methods.della import check_probabilities, probability
 from engine.methods.draws import LOW, upper_word
 from engine.methods.method import Rng
@@ -46,6 +46,6 @@ def ranked(method: str, *, consensus: bool) -> Kernel:
             draw(0, operands.size)  # one row, which has no pieces
         else:
             operands.map(draw)
-        return summed(operands, p, Kept(lambda begin, end: masks[begin:end]), consensus=consensus)
+        return summed(operands, p, Selection(lambda begin, end: masks[begin:end]), consensus=consensus)
 
     return kernel

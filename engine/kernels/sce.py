@@ -11,7 +11,7 @@ from engine.kernels.kernel import Merge, floats
 from engine.kernels.magnitudes import ALL, NONE, Cut, Values, count
 from engine.kernels.scaling import exact_scale, unscaled
 from engine.kernels.weighted_sum import total
-from engine.kernels.words import SIGN, bits, compiled, finite, load, part, real, store
+from engine.kernels.words import BLOCK, SIGN, bits, compiled, finite, load, part, real, store
 from engine.methods.method import Array, Rng
 from engine.methods.sce import shares
 from engine.methods.selection import SORT_BELOW
@@ -19,7 +19,6 @@ from engine.operands import Operands, between
 
 ZERO = np.float32(0.0)
 LEAST = np.float32(1e-6)
-BLOCK = 1024
 
 
 def sce(operands: Operands, p: Mapping[str, Any], rng: Rng) -> Merge | None:

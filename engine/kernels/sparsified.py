@@ -19,7 +19,7 @@ from engine.operands import Operands, between
 
 
 @dataclass(frozen=True)
-class Kept:
+class Selection:
     """What is kept of the task vectors.
 
     `rules(begin, end)` returns what `engine.kernels.task_vectors` wants, one rule a source, or the masks of all, for a
@@ -57,22 +57,22 @@ def drawn(*, consensus: bool) -> Kernel:
                 for key, last_i in zip(keys, last, strict=True)
             )
 
-        kept = Kept(rules, range(1 << 32, operands.size, 1 << 32), some)
-        return summed(operands, p, kept, consensus=consensus)
+        selection = Selection(rules, range(1 << 32, operands.size, 1 << 32), some)
+        return summed(operands, p, selection, consensus=consensus)
 
     return kernel
 
 
-def summed(operands: Operands, p: Mapping[str, Any], kept: Kept, *, consensus: bool) -> Merge:
+def summed(operands: Operands, p: Mapping[str, Any], selection: Selection, *, consensus: bool) -> Merge:
     """Return how pieces of base + the sum of what is kept of the task vectors are merged."""
-    ratios = [_ratio(operands, p, kept, i) for i in range(len(operands.inputs))]
+    ratios = [_ratio(operands, p, selection, i) for i in range(len(operands.inputs))]
     w = floats(p["weight"])
     c = floats(
         [w_i * ratio for w_i, ratio in zip(p["weight"], ratios, strict=True)] if consensus else factors(p, ratios)
     )
     (factor,) = floats([p["lambda"]])
 
-    some = [True] * len(c) if kept.some is None else kept.some
+    some = [True] * len(c) if selection.some is None else selection.some
     if not any(some):
 
         def merge_nothing(begin: int, end: int, out: Array) -> bool:
@@ -84,13 +84,13 @@ def summed(operands: Operands, p: Mapping[str, Any], kept: Kept, *, consensus: b
 
     def merge(begin: int, end: int, out: Array) -> bool:
         base, xs = operands.base_words(begin, end), operands.words(begin, end, some)
-        if kept.band is not None:
-            return bool(sum_band(base, xs, c, w, kept.band, begin, factor, p["normalize"], consensus, out))
+        if selection.band is not None:
+            return bool(sum_band(base, xs, c, w, selection.band, begin, factor, p["normalize"], consensus, out))
         finite = True
-        for first, last in kept.parts(begin, end):
+        for first, last in selection.parts(begin, end):
             part = slice(first - begin, last - begin)
             own = tuple(x[part] for x in xs)
-            rules, start = kept.rules(first, last), np.uint32(first & LOW)
+            rules, start = selection.rules(first, last), np.uint32(first & LOW)
             if isinstance(rules, tuple):
                 rules = tuple(compress(rules, some))
             if consensus:
@@ -102,7 +102,7 @@ def summed(operands: Operands, p: Mapping[str, Any], kept: Kept, *, consensus: b
     return merge
 
 
-def _ratio(operands: Operands, p: Mapping[str, Any], kept: Kept, i: int) -> float:
+def _ratio(operands: Operands, p: Mapping[str, Any], selection: Selection, i: int) -> float:
     """Return the factor that restores the L1 norm of source i's task vector, where the recipe asks for it."""
     if not p["rescale"] or not 0.0 < p["density"][i] < 1.0:
         return 1.0
@@ -110,9 +110,9 @@ def _ratio(operands: Operands, p: Mapping[str, Any], kept: Kept, i: int) -> floa
     def sums(begin: int, end: int) -> Array:
         base, x = operands.base_words(begin, end), operands.inputs[i].words(begin, end)
         total = np.zeros(2)
-        for first, last in kept.parts(begin, end):
+        for first, last in selection.parts(begin, end):
             part = slice(first - begin, last - begin)
-            total += l1_sums(base[part], x[part], kept.rule(i, first, last), np.uint32(first & LOW))
+            total += l1_sums(base[part], x[part], selection.rule(i, first, last), np.uint32(first & LOW))
         return total
 
     before, after = np.sum(operands.map(sums), axis=0)

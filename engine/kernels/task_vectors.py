@@ -17,10 +17,8 @@ from numba.cpython.unsafe.tuple import tuple_setitem
 from numba.extending import overload
 
 from engine.kernels.weighted_sum import total
-from engine.kernels.words import SIGN, bits, compiled, finite, load, real, store
+from engine.kernels.words import BLOCK, SIGN, bits, compiled, finite, load, real, store
 
-BLOCK = 1024
-"""Elements worked on at once where a loop has two steps: they stay in the fastest cache."""
 ZERO, ONE = np.float32(0.0), np.float32(1.0)
 
 

@@ -14,6 +14,8 @@ import numpy as np
 from numba import njit, types
 from numba.extending import intrinsic, overload
 
+BLOCK = 1024
+"""Elements worked on at once where a loop has several steps: they stay in the fastest cache."""
 MAGNITUDE = np.uint32(0x7FFFFFFF)
 SIGN = np.uint32(0x80000000)
 _INFINITE = np.int32(0x7F800000)
