@@ -13,8 +13,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tasks.errors import TooFewDocuments
-from tasks.spec import SetName, Sizes
+from tasks.errors import TaskError, TooFewDocuments
+from tasks.spec import SETS, SetName, Sizes
 
 Document = Mapping[str, Any]
 FEWSHOT_POOL = 4  # documents reserved per few-shot example, where the data set has as many to spare
@@ -22,15 +22,19 @@ FEWSHOT_POOL = 4  # documents reserved per few-shot example, where the data set 
 
 @dataclass(frozen=True)
 class DocumentSets:
-    """Ids (positions in the evaluated split) of each set, ascending; `fewshot`: reserved for examples."""
+    """Ids (positions in the evaluated split) of each set, ascending; `fewshot`: reserved for examples.
 
-    search: tuple[int, ...]
-    selection: tuple[int, ...]
-    report: tuple[int, ...]
+    `all` is every document that is asked where nothing is split; the other sets are empty then.
+    """
+
+    search: tuple[int, ...] = ()
+    selection: tuple[int, ...] = ()
+    report: tuple[int, ...] = ()
     fewshot: tuple[int, ...] = ()
+    all: tuple[int, ...] = ()
 
     def ids(self, which: SetName) -> tuple[int, ...]:
-        sets = {"search": self.search, "selection": self.selection, "report": self.report}
+        sets = {"search": self.search, "selection": self.selection, "report": self.report, "all": self.all}
         return sets[which]
 
 
@@ -81,3 +85,22 @@ def split(ids: Sequence[int], sizes: Sizes, *, fewshot: int, task: str, note: st
         report=tuple(sorted(ids[third : sizes.total])),
         fewshot=tuple(sorted(ids[len(ids) - pool :])),
     )
+
+
+def check_disjoint(tasks: Mapping[str, tuple[Sequence[Document], DocumentSets]]) -> None:
+    """Raise TaskError if a document, known by its contents, stands in two of the three sets, whatever the task.
+
+    Tasks may share documents that are in the same set of each.
+    """
+    seen: dict[str, tuple[SetName, str, int]] = {}
+    for task, (documents, sets) in tasks.items():
+        for which in SETS:
+            for identity in sets.ids(which):
+                content = hashlib.sha256(canonical(documents[identity]).encode("utf-8", "surrogatepass")).hexdigest()
+                first = seen.setdefault(content, (which, task, identity))
+                if first[0] != which:
+                    raise TaskError(
+                        f"task {task!r}: document {identity} is in the {which} set, and the same document is in the "
+                        f"{first[0]} set (task {first[1]!r}, document {first[2]}), so what is reported would have been "
+                        "searched on; give each task documents of its own"
+                    )

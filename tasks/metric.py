@@ -2,21 +2,37 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
-from lm_eval.api.metrics import mean
+from lm_eval.api import metrics
 from lm_eval.api.task import ConfigurableTask
 
 from tasks.errors import UnknownMetric, did_you_mean
+from tasks.objective import Aggregation
+
+# What is computed from one number, or one pair of numbers, a document: only there can an uncertainty be given.
+AGGREGATIONS: Mapping[Callable[..., Any], Aggregation] = {
+    metrics.mean: "mean",
+    metrics.perplexity: "perplexity",
+    metrics.weighted_perplexity: "weighted_perplexity",
+    metrics.bits_per_byte: "bits_per_byte",
+}
 
 
 @dataclass(frozen=True)
 class Metric:
-    """A metric of one task: its name, the filter it is taken after, and which direction is good."""
+    """A metric of one task: its name, the filter it is taken after, and which direction is good.
+
+    `aggregation` is how lm-eval makes one number of all documents'; None: by a function that needs all at once (f1,
+    mcc, bleu ...), which `evolve score` can print and a search cannot use.
+    """
 
     name: str
     filter: str
     higher_is_better: bool
+    aggregation: Aggregation | None = "mean"
 
     def __str__(self) -> str:
         return f"{self.name},{self.filter}"
@@ -27,31 +43,49 @@ def filter_names(task: ConfigurableTask) -> tuple[str, ...]:
     return tuple(ensemble.name for ensemble in task._filters)
 
 
-def mean_metrics(task: ConfigurableTask) -> tuple[str, ...]:
-    """The metrics of the task that are a plain mean over documents."""
-    return tuple(name for name, aggregation in task.aggregation().items() if aggregation is mean)
+def all_metrics(task: ConfigurableTask) -> tuple[Metric, ...]:
+    """Every metric of the task after every filter, in the task's order: the rows that lm-eval prints."""
+    directions = task.higher_is_better()
+    return tuple(
+        Metric(name, chosen, bool(directions.get(name, True)), AGGREGATIONS.get(aggregation))
+        for chosen in filter_names(task)
+        for name, aggregation in task.aggregation().items()
+    )
+
+
+def usable_metrics(task: ConfigurableTask) -> tuple[str, ...]:
+    """The metrics of the task that a search can use, by name."""
+    return tuple(dict.fromkeys(metric.name for metric in all_metrics(task) if metric.aggregation))
+
+
+def first_metric(task: ConfigurableTask) -> Metric:
+    """The task's first metric that a search could use, else its first. Raises UnknownMetric if it has none."""
+    known = all_metrics(task)
+    if not known:
+        raise UnknownMetric(f"task {task.config.task!r}: has no metric; give its file a metric_list")
+    return next((metric for metric in known if metric.aggregation), known[0])
 
 
 def find_metric(task: ConfigurableTask, name: str, *, asked: str) -> Metric:
     """The metric that `asked` means (`acc`, or `exact_match,strict-match` with a filter) of the task `name`.
 
     Raises UnknownMetric when there is none, when there is no such filter, or when its aggregation is not
-    the mean: a report needs a value per document.
+    one of AGGREGATIONS: a report needs a value per document.
     """
     metric, _, chosen = (part.strip() for part in asked.partition(","))
-    known, means = tuple(task.aggregation()), mean_metrics(task)
-    usable = ", ".join(means) or "none"
+    known, usable = tuple(task.aggregation()), usable_metrics(task)
+    shown = ", ".join(usable) or "none"
     if metric not in known:
         hint = did_you_mean(metric, known) or "; name one of the task's"
-        raise UnknownMetric(f"task {name!r}: has no metric {metric!r}{hint} (those with a mean: {usable})")
-    if metric not in means:
+        raise UnknownMetric(f"task {name!r}: has no metric {metric!r}{hint} (those that can be used: {shown})")
+    if metric not in usable:
         raise UnknownMetric(
-            f"task {name!r}: metric {metric!r} is not a mean over documents, and no uncertainty can be given "
-            f"for it; use one that is ({usable})"
+            f"task {name!r}: metric {metric!r} is neither a mean nor a perplexity over documents, and no uncertainty "
+            f"can be given for it; use one that is ({shown})"
         )
     filters = filter_names(task)
     if chosen and chosen not in filters:
         hint = did_you_mean(chosen, filters) or "; name one of the task's"
         raise UnknownMetric(f"task {name!r}: has no filter {chosen!r}{hint} (its filters: {', '.join(filters)})")
-    default = "none" if "none" in filters else filters[0]
-    return Metric(metric, chosen or default, bool(task.higher_is_better().get(metric, True)))
+    chosen = chosen or ("none" if "none" in filters else filters[0])
+    return next(each for each in all_metrics(task) if (each.name, each.filter) == (metric, chosen))

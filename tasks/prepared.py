@@ -10,28 +10,36 @@ import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from lm_eval.api.task import ConfigurableTask
 
 from tasks.benchmarks import benchmark_sign, name_sign, refuse
-from tasks.documents import Document, DocumentSets, canonical, shuffled_ids, split
+from tasks.documents import Document, DocumentSets, canonical, check_disjoint, shuffled_ids, split
 from tasks.errors import TaskError, raise_all
+from tasks.fewshot import fewshot_split, set_fewshot
 from tasks.load import TaskLibrary
-from tasks.metric import Metric, find_metric
-from tasks.prompts import DocumentRequests, build_requests, remember_templates
-from tasks.spec import SETS, PromptSettings, SetName, Sizes, TaskSpec, check_specs
+from tasks.metric import Metric, find_metric, first_metric
+from tasks.objective import Goal
+from tasks.prompts import DocumentRequests, build_requests, chat_template, remember_templates
+from tasks.spec import SETS, PromptSettings, SetName, Sizes, TaskSpec, check_search, check_specs
+
+ALL: SetName = "all"
 
 
 @dataclass(frozen=True)
 class PreparedTask:
-    """One task, ready to be asked; `benchmark` says why it looks like a public benchmark, if it does."""
+    """One task, ready to be asked; `benchmark` says why it looks like a public benchmark, if it does.
+
+    `metric` is the one that the spec names, or else the task's first; all are recorded.
+    """
 
     spec: TaskSpec
     task: ConfigurableTask
     metric: Metric
-    documents: Sequence[Document]  # all of the evaluated split, in its order
+    documents: Sequence[Document]  # of the evaluated split, in its order: all, or as many as are asked
     available: int  # distinct ones among them
     sets: DocumentSets
     dataset_path: str | None
@@ -75,8 +83,17 @@ class Prepared:
         return self._requests[which]
 
     @cached_property
+    def objective_goals(self) -> tuple[Goal, ...]:
+        """What the search maximises. A task whose metric needs all documents at once (see `Metric`) has no goal."""
+        return tuple(
+            Goal(name, str(each.metric), each.spec.weight, each.metric.higher_is_better, each.metric.aggregation)
+            for name, each in self.tasks.items()
+            if each.metric.aggregation is not None
+        )
+
+    @cached_property
     def digest(self) -> str:
-        """sha256 over all that is asked: settings, ids, documents and prompts of all three sets.
+        """sha256 over all that is asked: settings, ids, documents and prompts of all sets.
 
         Independent of which sets were built already, of folders and of the machine.
         """
@@ -90,10 +107,9 @@ class Prepared:
         for name, each in self.tasks.items():
             yield canonical({"spec": asdict(each.spec), "metric": str(each.metric), "sets": asdict(each.sets)})
             yield canonical({"fewshot": [each.documents[identity] for identity in each.sets.fewshot]})
-            for which in SETS:
+            for which in (*SETS, ALL):
                 for request in self.requests(which)[name]:
-                    asked = [(instance.request_type, instance.args, instance.repeats) for instance in request.instances]
-                    yield canonical({"id": request.id, "document": request.document, "asked": asked})
+                    yield canonical({"id": request.id, "request": request.digest})
 
 
 def prepare(
@@ -113,17 +129,9 @@ def prepare(
     Raises TaskError with the problems of all tasks at once: unknown task or metric, too few documents, a
     public benchmark that is not allowed, data that cannot be read.
     """
-    tasks = _load_all(specs, include=include, sizes=sizes, seed=seed, allow_benchmarks=allow_benchmarks)
-    prepared = Prepared(tasks, sizes=sizes, seed=seed, prompt=prompt, tokenizer=tokenizer)
-    for which in sets:
-        prepared.requests(which)
-    return prepared
-
-
-def _load_all(
-    specs: Sequence[TaskSpec], *, include: Sequence[Path], sizes: Sizes, seed: int, allow_benchmarks: bool
-) -> list[PreparedTask]:
-    check_specs(specs, sizes)
+    check_search(specs, sizes)
+    if prompt.apply_chat_template:
+        chat_template(tokenizer)
     library = TaskLibrary(include)
     tasks: list[PreparedTask] = []
     problems: list[TaskError] = []
@@ -131,23 +139,63 @@ def _load_all(
         try:
             if not allow_benchmarks and (named := name_sign(spec.task)):
                 raise refuse(spec.task, named)
-            each = _prepare_task(spec, library.load(spec.task), sizes=sizes, seed=seed)
+            each = _split_task(spec, library.load(spec.task), sizes=sizes, seed=seed, prompt=prompt)
             if each.benchmark and not allow_benchmarks:
                 raise refuse(spec.task, each.benchmark)
             tasks.append(each)
         except TaskError as problem:
             problems.append(problem)
     raise_all(problems)
-    return tasks
+    check_disjoint({each.spec.task: (each.documents, each.sets) for each in tasks})
+    return _built(Prepared(tasks, sizes=sizes, seed=seed, prompt=prompt, tokenizer=tokenizer), sets)
 
 
-def _prepare_task(spec: TaskSpec, task: ConfigurableTask, *, sizes: Sizes, seed: int) -> PreparedTask:
-    metric = find_metric(task, spec.task, asked=spec.metric)
-    shots = _set_fewshot(spec, task)
+def prepare_all(
+    specs: Sequence[TaskSpec],
+    *,
+    include: Sequence[Path],
+    limit: int | None,
+    tokenizer: Any,
+    prompt: PromptSettings,
+) -> Prepared:
+    """The tasks as `lm_eval --limit` asks them: the first `limit` documents of each (None: all), in their order, under
+    the set name "all", few-shot examples drawn by lm-eval's own rule. Nothing is split and no benchmark refused.
+
+    Raises TaskError as `prepare` does.
+    """
+    check_specs(specs)
+    if limit is not None and limit < 1:
+        raise TaskError(f"limit: {limit}; give 1 or more, or leave it out for all documents")
+    if prompt.apply_chat_template:
+        chat_template(tokenizer)
+    library = TaskLibrary(include)
+    tasks: list[PreparedTask] = []
+    problems: list[TaskError] = []
+    for spec in specs:
+        try:
+            tasks.append(_whole_task(spec, library.load(spec.task), limit=limit, prompt=prompt))
+        except TaskError as problem:
+            problems.append(problem)
+    raise_all(problems)
+    return _built(Prepared(tasks, sizes=Sizes(0, 0, 0), seed=0, prompt=prompt, tokenizer=tokenizer), ("all",))
+
+
+def _built(prepared: Prepared, sets: Sequence[SetName]) -> Prepared:
+    for which in sets:
+        prepared.requests(which)
+    return prepared
+
+
+def _split_task(
+    spec: TaskSpec, task: ConfigurableTask, *, sizes: Sizes, seed: int, prompt: PromptSettings
+) -> PreparedTask:
+    metric = find_metric(task, spec.task, asked=str(spec.metric))
+    shots = set_fewshot(spec, task, strict=True)
+    _set_generation(task, prompt)
     documents = list(task.eval_docs)
-    evaluated = str(task.config.test_split if task.has_test_docs() else task.config.validation_split)
+    evaluated = _evaluated_split(task)
     contents = [canonical(document) for document in documents]
-    inside = shots > 0 and _fewshot_split(task) == evaluated
+    inside = shots > 0 and fewshot_split(task) == evaluated
     examples = [] if inside or not shots else [canonical(document) for document in task.sampler.df]
     ids = shuffled_ids(contents, seed=seed, task=spec.task, excluded=examples)
     note = f" in split {evaluated!r}" + (" that are not few-shot examples" if examples else "")
@@ -177,25 +225,31 @@ def _prepare_task(spec: TaskSpec, task: ConfigurableTask, *, sizes: Sizes, seed:
     )
 
 
-def _set_fewshot(spec: TaskSpec, task: ConfigurableTask) -> int:
-    """The number of few-shot examples, set on the task; lm-eval's rule, but said instead of logged."""
-    own = task.config.num_fewshot
-    if spec.num_fewshot and own == 0:
-        raise TaskError(
-            f"task {spec.task!r}: num_fewshot is {spec.num_fewshot}, but the task's file fixes it at 0, which "
-            "lm-eval keeps; leave it out here, or take it out of the task's file"
-        )
-    shots = int((own if spec.num_fewshot is None else spec.num_fewshot) or 0)
-    task.set_config(key="num_fewshot", value=shots)
-    return shots
+def _whole_task(spec: TaskSpec, task: ConfigurableTask, *, limit: int | None, prompt: PromptSettings) -> PreparedTask:
+    metric = find_metric(task, spec.task, asked=spec.metric) if spec.metric else first_metric(task)
+    shots = set_fewshot(spec, task, strict=False)
+    _set_generation(task, prompt)
+    documents = list(islice(task.eval_docs, limit))
+    remember_templates(task, documents)
+    return PreparedTask(
+        spec=spec,
+        task=task,
+        metric=metric,
+        documents=documents,
+        available=len(documents),
+        sets=DocumentSets(all=tuple(range(len(documents)))),
+        dataset_path=task.config.dataset_path,
+        split=_evaluated_split(task),
+        num_fewshot=shots,
+        benchmark=None,
+    )
 
 
-def _fewshot_split(task: ConfigurableTask) -> str | None:
-    """The split that few-shot examples come from by lm-eval's rule; None: they stand in the task's file."""
-    if task.fewshot_cfg.split is not None:
-        return str(task.fewshot_cfg.split)
-    if task.fewshot_cfg.samples is not None:
-        return None
-    config = task.config
-    chosen = config.training_split or config.validation_split or config.test_split
-    return str(chosen) if chosen is not None else None
+def _evaluated_split(task: ConfigurableTask) -> str:
+    return str(task.config.test_split if task.has_test_docs() else task.config.validation_split)
+
+
+def _set_generation(task: ConfigurableTask, prompt: PromptSettings) -> None:
+    """As `simple_evaluate(gen_kwargs=...)` does."""
+    if prompt.gen_kwargs and task.OUTPUT_TYPE == "generate_until":
+        task.set_config(key="generation_kwargs", value=dict(prompt.gen_kwargs), update=True)

@@ -8,6 +8,7 @@ ids.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,18 +21,28 @@ from lm_eval.api.instance import Instance
 from lm_eval.api.task import ConfigurableTask
 from lm_eval.defaults import DEFAULT_OTHER_SEED
 
-from tasks.documents import Document
+from tasks.documents import Document, canonical
+from tasks.encoding import Encoded, Encoder
 from tasks.errors import TaskError
+from tasks.gold import Gold, find_gold
+from tasks.judging import judging
 from tasks.spec import PromptSettings
 
 
 @dataclass(frozen=True)
 class DocumentRequests:
-    """One document with what the model is asked about it, in the order of lm-eval's `idx`."""
+    """One document with what the model is asked about it, in the order of lm-eval's `idx`.
+
+    `encoded`: token ids, one pair per instance. `gold`: its right answers, as far as it has any. `digest`: sha256 in
+    hex over what is asked and how the answers are judged, whatever the set and the folder it comes from.
+    """
 
     id: int
     document: Document
     instances: tuple[Instance, ...]
+    encoded: tuple[Encoded, ...]
+    gold: tuple[Gold, ...]
+    digest: str
 
 
 def build_requests(
@@ -44,50 +55,74 @@ def build_requests(
 ) -> tuple[DocumentRequests, ...]:
     """The requests of the documents with these ids (ascending), as stock lm-eval makes them.
 
-    Raises TaskError when a chat template is asked for and the tokenizer has none, or when the task's own
-    templates fail on a document.
+    Raises TaskError when a chat template is asked for and the tokenizer has none, when the task's own templates fail on
+    a document, or when a document cannot be judged: no choices, an empty one, a right answer that is none of them.
     """
     template = chat_template(tokenizer) if prompt.apply_chat_template else None
+    encoder, judged = Encoder(tokenizer), judging(task)
     task.set_fewshot_seed(seed=DEFAULT_OTHER_SEED)
+    built = []
     with _templates_compiled_once():
-        return tuple(_document_requests(task, documents[each], each, prompt=prompt, template=template) for each in ids)
+        for identity in ids:
+            document = documents[identity]
+            with _told(task, identity):
+                instances = _instances(task, document, identity, prompt=prompt, template=template)
+                encoded = tuple(map(encoder.encode, instances))
+                gold = find_gold(task, document, instances, chat=prompt.apply_chat_template, encoder=encoder)
+            digest = _digest(document, instances, gold, judged)
+            built.append(DocumentRequests(identity, document, instances, encoded, gold, digest))
+    return tuple(built)
 
 
-def _document_requests(
+def _instances(
     task: ConfigurableTask,
     document: Document,
     identity: int,
     *,
     prompt: PromptSettings,
     template: Callable[..., str] | None,
-) -> DocumentRequests:
+) -> tuple[Instance, ...]:
     """One document's requests: the body of lm-eval's `build_all_requests`."""
-    name = task.config.task
+    context = task.fewshot_context(
+        document,
+        num_fewshot=task.config.num_fewshot or 0,
+        system_instruction=prompt.system_instruction,
+        apply_chat_template=prompt.apply_chat_template,
+        fewshot_as_multiturn=prompt.fewshot_as_multiturn,
+        chat_template=template,
+        gen_prefix=task.doc_to_prefix(document),
+    )
+    made = task.construct_requests(
+        doc=document,
+        ctx=context,
+        metadata=(task.config.task, identity, task.config.repeats),
+        apply_chat_template=prompt.apply_chat_template,
+        chat_template=template,
+    )
+    return tuple(sorted(made if isinstance(made, list) else [made], key=lambda each: each.idx))
+
+
+@contextmanager
+def _told(task: ConfigurableTask, identity: int) -> Iterator[None]:
+    """Errors as TaskError, with the document's number."""
+    where = f"task {task.config.task!r}: document {identity}"
     try:
-        context = task.fewshot_context(
-            document,
-            num_fewshot=task.config.num_fewshot or 0,
-            system_instruction=prompt.system_instruction,
-            apply_chat_template=prompt.apply_chat_template,
-            fewshot_as_multiturn=prompt.fewshot_as_multiturn,
-            chat_template=template,
-            gen_prefix=task.doc_to_prefix(document),
-        )
-        made = task.construct_requests(
-            doc=document,
-            ctx=context,
-            metadata=(name, identity, task.config.repeats),
-            apply_chat_template=prompt.apply_chat_template,
-            chat_template=template,
-        )
+        yield
+    except TaskError as error:
+        raise TaskError(f"{where}: {error}") from None
     except Exception as error:  # templates and functions of the task's file: anything can come out
         cause = str(error).strip().partition("\n")[0]
         raise TaskError(
-            f"task {name!r}: document {identity} cannot be put as a prompt "
+            f"{where} cannot be put as a prompt "
             f"({type(error).__name__}: {cause}); see the task's doc_to_text, doc_to_target, doc_to_choice"
         ) from error
-    instances = made if isinstance(made, list) else [made]
-    return DocumentRequests(identity, document, tuple(sorted(instances, key=lambda each: each.idx)))
+
+
+def _digest(document: Document, instances: Sequence[Instance], gold: Sequence[Gold], judged: str) -> str:
+    asked = [(instance.request_type, instance.args, instance.repeats) for instance in instances]
+    right = [(each.context, each.continuation) for each in gold]
+    text = canonical({"asked": asked, "document": document, "gold": right, "judged": judged})
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 @contextmanager

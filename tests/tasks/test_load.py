@@ -13,7 +13,7 @@ import tasks.load
 from tasks.errors import TaskError, UnknownMetric, UnknownTask
 from tasks.load import TaskLibrary
 from tasks.metric import find_metric
-from tasks.spec import Sizes, TaskSpec, check_specs
+from tasks.spec import Sizes, TaskSpec, check_search
 
 
 @pytest.fixture(autouse=True)
@@ -89,7 +89,7 @@ def test_missing_data_and_missing_folder(folder: Path) -> None:
     [
         ("ac", r"has no metric 'ac'; did you mean 'acc'"),
         ("acc,strict", r"has no filter 'strict'.*\(its filters: none\)"),
-        ("mcc", r"'mcc' is not a mean .* use one that is \(acc, acc_norm\)"),
+        ("mcc", r"'mcc' is neither a mean .* use one that is \(acc, acc_norm\)"),
     ],
 )
 def test_metrics_that_cannot_be_used(folder: Path, asked: str, said: str) -> None:
@@ -108,7 +108,7 @@ def test_a_metric_without_a_filter_takes_none_or_the_first(folder: Path) -> None
 def test_all_faults_of_a_specification_at_once() -> None:
     specs = [TaskSpec("a", "acc", weight=-1.0), TaskSpec("a", "acc", num_fewshot=-2)]
     with pytest.raises(TaskError) as raised:
-        check_specs(specs, Sizes(1, -1, 1))
+        check_search(specs, Sizes(1, -1, 1))
     assert [line.split(";")[0] for line in str(raised.value).splitlines()] == [
         "task 'a': named 2 times",
         "task 'a': weight is -1.0",
