@@ -18,7 +18,7 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-from evolve import merge_options
+from evolve import merge_options, score_options
 
 app = typer.Typer(
     name="evolve",
@@ -30,6 +30,7 @@ app = typer.Typer(
 )
 
 INTERRUPTED = "\ninterrupted; what is finished is recorded: the same command goes on from there"
+UNRECORDED = "\ninterrupted; what was scored until then is printed"
 
 SearchFile = Annotated[Path, typer.Argument(help="a search.yaml; see `evolve show config`")]
 RunFolder = Annotated[Path, typer.Argument(help="a run's folder, such as results/demo")]
@@ -92,6 +93,34 @@ def merge(
     execute("evolve.merging", "merge", recipe, out, given, parallel=True, threads=threads)
 
 
+@app.command(context_settings={"token_normalize_func": lambda name: name.replace("_", "-")})
+def score(
+    models: score_options.Models,
+    task: score_options.Tasks = None,
+    include: score_options.Include = None,
+    limit: score_options.Limit = None,
+    num_fewshot: score_options.NumFewshot = None,
+    apply_chat_template: score_options.Chat = False,
+    fewshot_as_multiturn: score_options.Multiturn = True,
+    system_instruction: score_options.System = None,
+    gen_kwargs: score_options.GenKwargs = None,
+    metric: score_options.Metric = None,
+    loglikelihood_unit: score_options.Unit = "token",
+    batch_tokens: score_options.BatchTokens = score_options.BATCH_TOKENS,
+    max_length: score_options.MaxLength = None,
+    dtype: score_options.Dtype = None,
+    device: score_options.Device = "cpu",
+    threads: score_options.Threads = None,
+    trust_remote_code: score_options.Trust = False,
+    json: score_options.Json = False,
+    output: score_options.Output = None,
+    samples: score_options.Samples = False,
+) -> None:
+    """Score checkpoints and recipes on lm-eval tasks, with lm-eval's scores, and compare them with the first."""
+    given = {name: value for name, value in locals().items() if name != "models"}
+    execute("evolve.scoring", "score", models, given, parallel=True, threads=threads, interrupted=UNRECORDED)
+
+
 @app.command()
 def status(folder: RunFolder) -> None:
     """Say where a run stands."""
@@ -115,29 +144,37 @@ def show(
     execute("evolve.show", "show", what, include or [])
 
 
-def execute(module: str, function: str, *arguments: Any, parallel: bool = False, threads: int | None = None) -> None:
+def execute(
+    module: str,
+    function: str,
+    *arguments: Any,
+    parallel: bool = False,
+    threads: int | None = None,
+    interrupted: str = INTERRUPTED,
+) -> None:
     """Import a subcommand's module once the process's surroundings are set, and call it.
 
     It computes with as many `threads`, else as OMP_NUM_THREADS says, else one, or all cores if it is `parallel`.
-    Errors of users become one message and exit code 2, an interruption 130; defects of ours keep their traceback.
+    Errors of users become one message and exit code 2, an interruption 130 and the message `interrupted`; defects of
+    ours keep their traceback.
     """
     from evolve.environment import asked_threads, limit_threads, quiet, usable_cores
 
     limit_threads(threads or asked_threads() or (usable_cores() if parallel else 1))
     quiet()
     signals: list[int] = []
-    listen(lambda number, frame: leave())
+    listen(lambda number, frame: leave(interrupted))
     try:
         command = getattr(imported(module), function)
         listen(lambda number, frame: interrupt(number, signals))
         command(*arguments)
     except KeyboardInterrupt:
         listen(signal.SIG_IGN)  # a second Ctrl-C would tear what libraries do at exit
-        stop(INTERRUPTED, 130)
+        stop(interrupted, 130)
     except Exception as error:
         if signals:  # a library made an error of its own of the interruption
             listen(signal.SIG_IGN)
-            stop(INTERRUPTED, 130)
+            stop(interrupted, 130)
         if not is_users(error):
             raise
         stop("\n".join(f"error: {line}" for line in str(error).splitlines()), 2)
@@ -160,9 +197,9 @@ def listen(handler: Callable[[int, object], None] | signal.Handlers) -> None:
         signal.signal(each, handler)
 
 
-def leave() -> None:
+def leave(message: str) -> None:
     """While libraries are imported nothing is held yet, and an exception in their midst would not come through."""
-    print(INTERRUPTED, file=sys.stderr, flush=True)
+    print(message, file=sys.stderr, flush=True)
     os._exit(130)
 
 

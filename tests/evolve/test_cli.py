@@ -14,7 +14,7 @@ import pytest
 from evolve.environment import asked_threads, usable_cores
 
 ROOT = Path(__file__).parents[2]
-COMMANDS = ("run", "check", "merge", "status", "report", "show")
+COMMANDS = ("run", "check", "merge", "score", "status", "report", "show")
 HEAVY = ("torch", "ray", "transformers", "optuna", "lm_eval", "numpy", "sqlalchemy", "datasets")
 EACH = """
 import contextlib, io, json, sys
@@ -78,6 +78,8 @@ def test_mistakes_are_one_message_and_exit_code_2(tmp_path: Path) -> None:
         ("check", "--no-time", "notes.bin"): "notes.bin: cannot be read",
         ("merge", "none.yaml", "out"): "none.yaml: cannot be read",
         ("merge", "recipe.yaml", "out"): "did you mean 'ties'?",
+        ("score", "model"): "--task: none given",
+        ("score", "model", "--task", "x", "--limit", "0"): "--limit (0): give 1 or more",
         ("status", "nowhere"): "no run was begun here",
         ("report", "nowhere"): "no run was begun here",
         ("show", "methodes"): "did you mean 'methods'?",

@@ -1,0 +1,219 @@
+"""`evolve score`: checkpoints and recipes, scored by hand the way a search scores its candidates."""
+
+from __future__ import annotations
+
+import gc
+import hashlib
+import json
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from engine.errors import EngineError
+from evolve.atomic import write_json
+from evolve.cautions import context_length
+from evolve.comparison import compare, in_order
+from evolve.errors import EvolveError, ModelError
+from evolve.merging import usable_device
+from evolve.score_options import ScoreOptions, score_options
+from evolve.score_table import Asked, Result, Row, as_json, line, tables
+from evolve.subject import Subject, labels, opened
+from tasks.errors import TaskError
+from tasks.length import too_long
+from tasks.metric import all_metrics
+from tasks.objective import Goal
+from tasks.prepared import Prepared, prepare_all
+from tasks.score import Scorer
+from tasks.spec import PromptSettings, TaskSpec
+
+FAILURES = (EngineError, EvolveError, TaskError, MemoryError, torch.OutOfMemoryError)
+RECORDED = ("tasks", "limit", "num_fewshot", "apply_chat_template", "fewshot_as_multiturn", "system_instruction",
+            "gen_kwargs", "batch_tokens", "max_length", "dtype", "device")  # fmt: skip
+
+
+def score(models: Sequence[str], given: Mapping[str, Any]) -> None:
+    """Score the models one after the other and print a table, or JSON. `given`: the command line's options by name.
+
+    A model that cannot be scored costs the others nothing; its error is raised at the end.
+    """
+    options = score_options(models, given)
+    session = Session(options, usable_device(options.device))
+    whole = False
+    try:
+        for reference, label in zip(options.models, labels(options.models), strict=True):
+            session.add(reference, label)
+        whole = True
+    finally:  # an interruption keeps what was scored until then
+        if any(row.comparison for row in session.rows):
+            session.show(complete=whole)
+    if failed := [row.error for row in session.rows if row.error]:
+        raise ModelError("\n".join(failed))
+
+
+@dataclass
+class Session:
+    """The models scored so far, and what they have in common."""
+
+    options: ScoreOptions
+    device: str
+    rows: list[Row] = field(default_factory=list)
+    _goals: tuple[Goal, ...] = ()
+    _asked: dict[str, Asked] = field(default_factory=dict)
+    _prepared: tuple[str, Prepared] | None = None  # with the digest of the tokenizer that it was made for
+    _vocabularies: dict[str, str] = field(default_factory=dict)
+    _templates: dict[str, str] = field(default_factory=dict)
+
+    def add(self, reference: str, label: str) -> None:
+        """Score one more model. Raises what is wrong with the tasks; what is wrong with the model goes in its row."""
+        try:
+            with opened(reference, self.options.dtype, self.device) as subject:
+                tokenizer = subject.tokenizer(self.options.trust_remote_code)
+                if self.options.apply_chat_template and not tokenizer.chat_template:
+                    raise ModelError(
+                        f"{reference}: its tokenizer has no chat template; leave --apply-chat-template away"
+                    )
+                prepared = self._prepare(subject, tokenizer)
+                self._note(label, tokenizer)
+                row = self._scored(prepared, subject, label, tokenizer)
+        except _TasksWrong as error:
+            raise error.problem from None
+        except FAILURES as error:
+            row = Row(reference, label, error=_message(reference, error))
+        self.rows.append(row)
+        free_memory(self.device)
+        if len(self.options.models) > 1:
+            print(line(row, self._goals), file=sys.stderr, flush=True)
+        if self.options.output is not None:
+            self._write(complete=len(self.rows) == len(self.options.models))
+
+    def _prepare(self, subject: Subject, tokenizer: Any) -> Prepared:
+        """The requests; models with the same tokenizer share them."""
+        key = subject.tokenizer_digest
+        if self._prepared is not None and self._prepared[0] == key:
+            return self._prepared[1]
+        self._prepared = None
+        options = self.options
+        try:
+            prepared = prepare_all(
+                [TaskSpec(name, num_fewshot=options.num_fewshot) for name in options.tasks],
+                include=options.include,
+                limit=options.limit,
+                tokenizer=tokenizer,
+                prompt=PromptSettings(
+                    apply_chat_template=options.apply_chat_template,
+                    system_instruction=options.system_instruction,
+                    fewshot_as_multiturn=options.fewshot_as_multiturn,
+                    max_length=options.max_length,
+                    gen_kwargs=options.gen_kwargs or None,
+                ),
+            )
+            if not self._goals:
+                self._goals = in_order(goals_of(prepared), options.metrics)
+        except TaskError as error:  # the other models would fail in the same way
+            raise _TasksWrong(error) from None
+        self._prepared = key, prepared
+        self._asked = {
+            name: Asked(len(documents), prepared.tasks[name].num_fewshot)
+            for name, documents in prepared.requests("all").items()
+        }
+        return prepared
+
+    def _scored(self, prepared: Prepared, subject: Subject, label: str, tokenizer: Any) -> Row:
+        options, start = self.options, time.perf_counter()
+        room = options.max_length or context_length(subject.config)
+        cut = {} if room is None else too_long(prepared, tokenizer, "all", room)
+        module = subject.load(self.device, options.trust_remote_code)
+        loaded = time.perf_counter()
+        scorer = Scorer(prepared, module, tokenizer, batch_tokens=options.batch_tokens, device=self.device)
+        answers = scorer.score("all")
+        against = next((row.measures for row in self.rows if row.comparison is not None), None)
+        return Row(
+            subject.reference,
+            label,
+            dtype=subject.dtype,
+            max_length=room,
+            comparison=compare(self._goals, options.unit, answers.measures, against),
+            measures=answers.measures,
+            cut={task: count for task, (count, _) in cut.items()},
+            seconds={"load": loaded - start, **answers.seconds},
+        )
+
+    def _note(self, label: str, tokenizer: Any) -> None:
+        vocabulary = json.dumps(sorted(tokenizer.get_vocab().items()))
+        self._vocabularies[label] = hashlib.sha256(vocabulary.encode("utf-8", "surrogatepass")).hexdigest()
+        self._templates[label] = str(tokenizer.chat_template)
+
+    def result(self) -> Result:
+        against = next((row.label for row in self.rows if row.comparison is not None), None)
+        return Result(self._asked, self._goals, self.options.unit, self.rows, against, list(self._notes()))
+
+    def _notes(self) -> list[str]:
+        notes = []
+        if self.options.unit == "token" and (others := _differing(self._vocabularies)):
+            notes.append(
+                f"{others} other tokens than {next(iter(self._vocabularies))}, so log-likelihoods per token cannot be "
+                "compared; take --loglikelihood-unit byte"
+            )
+        if self.options.apply_chat_template and (others := _differing(self._templates)):
+            notes.append(f"{others} another chat template than {next(iter(self._templates))}: prompts differ")
+        return notes
+
+    def show(self, *, complete: bool) -> None:
+        """Print what there is."""
+        if self.options.json:
+            print(json.dumps(self._record(complete), indent=2, ensure_ascii=False, allow_nan=False), flush=True)
+        else:
+            print("\n".join(tables(self.result())).rstrip(), flush=True)
+
+    def _write(self, *, complete: bool) -> None:
+        write_json(Path(str(self.options.output)), self._record(complete))
+
+    def _record(self, complete: bool) -> dict[str, Any]:
+        settings = {name: getattr(self.options, name) for name in RECORDED}
+        settings |= {"device": self.device, "loglikelihood_unit": self.options.unit}
+        return as_json(self.result(), settings, complete=complete, samples=self.options.samples)
+
+
+class _TasksWrong(Exception):
+    """Carries a TaskError that no other model could avoid."""
+
+    def __init__(self, problem: TaskError) -> None:
+        super().__init__(str(problem))
+        self.problem = problem
+
+
+def goals_of(prepared: Prepared) -> tuple[Goal, ...]:
+    """All metrics that have a number for each document, in their tasks' order; with the tasks' weights."""
+    return tuple(
+        Goal(name, str(metric), each.spec.weight, metric.higher_is_better, metric.aggregation)
+        for name, each in prepared.tasks.items()
+        for metric in all_metrics(each.task)
+        if metric.aggregation is not None
+    )
+
+
+def free_memory(device: str) -> None:
+    """Give back what the last model held: it hangs in cycles with lm-eval's objects."""
+    gc.collect()
+    if torch.device(device).type == "cuda":
+        torch.cuda.empty_cache()
+
+
+def _message(reference: str, error: BaseException) -> str:
+    """The error in one line that names the model."""
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+        return f"{reference}: memory ran out ({' '.join(str(error).split())[:200]}); lower --batch-tokens, or --dtype"
+    text = " ".join(str(error).split())
+    return text if reference in text else f"{reference}: {text}"
+
+
+def _differing(facts: Mapping[str, str]) -> str:
+    """`b and c have`, the labels whose facts are not the first one's; empty if there is none."""
+    first = next(iter(facts.values()), "")
+    others = [label for label, fact in facts.items() if fact != first]
+    return f"{' and '.join(others)} {'have' if len(others) > 1 else 'has'}" if others else ""
