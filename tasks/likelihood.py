@@ -1,0 +1,83 @@
+"""Log-likelihoods of fixed requests: `HFLM.loglikelihood`'s numbers, with every stretch of tokens evaluated once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+
+from tasks.batch import Batch, Target, batches_of
+from tasks.encoding import Encoded
+from tasks.forward import Answers, Forward
+from tasks.memory import Allowance
+from tasks.passes import plain_passes, plan_passes
+from tasks.tree import Tokens, Tree, separate, token_tree
+
+
+@dataclass(frozen=True)
+class Likelihood:
+    """`total`: natural logarithm of the probability of what was asked for; `greedy`: every token is the likeliest."""
+
+    total: float
+    greedy: bool
+
+
+class Likelihoods:
+    """What is asked, planned once for one model after another.
+
+    `requests`: token ids of contexts and continuations, cut on the left to `max_length` tokens as lm-eval cuts them.
+    `share`: whether the model bears that what sequences begin with in common is evaluated once.
+    """
+
+    def __init__(self, requests: Sequence[Encoded], *, max_length: int, share: bool) -> None:
+        self._share = share
+        self._cut = [((given + asked)[-(max_length + 1) :], len(asked)) for given, asked in requests]
+        stops = list(accumulate(size for _, size in self._cut))
+        self._places = [range(stop - size, stop) for stop, (_, size) in zip(stops, self._cut, strict=True)]
+        self._plan: tuple[int, tuple[Batch, ...]] | None = None
+
+    def ask(self, forward: Forward, allowance: Allowance) -> list[Likelihood]:
+        """The answers, in the order of the requests. Raises MemoryError when no pass is small enough."""
+        count = self._places[-1].stop if self._places else 0
+        answers = Answers.of(count, forward.device)
+
+        def work(tokens: int) -> None:
+            there = answers.there.tolist()
+            if any(there):  # memory ran out: the rest, in smaller passes
+                missing = [index for index, places in enumerate(self._places) if not all(there[p] for p in places)]
+                forward.run(self._batches(missing, tokens, forward), answers)
+                return
+            if self._plan is None or self._plan[0] != tokens:
+                self._plan = (tokens, self._batches(range(len(self._cut)), tokens, forward))
+            forward.run(self._plan[1], answers)
+
+        allowance.within(work)
+        totals, greedy = answers.logprob.tolist(), answers.greedy.tolist()
+        return [Likelihood(sum(totals[p.start : p.stop]), all(greedy[p.start : p.stop])) for p in self._places]
+
+    def _batches(self, which: Sequence[int], tokens: int, forward: Forward) -> tuple[Batch, ...]:
+        """The batches for these requests. The last token of each is only predicted, not given."""
+        inputs = [self._cut[index][0][:-1] for index in which]
+        unique = list(dict.fromkeys(inputs))
+        tree = token_tree(unique, longest=tokens) if self._share else separate(unique)
+        passes = plan_passes(tree, limit=tokens) if self._share else plain_passes(tree, limit=tokens)
+        ends = dict(zip(unique, tree.ends, strict=True))
+        targets = [
+            target
+            for index, given in zip(which, inputs, strict=True)
+            for target in targets_of(tree, ends[given], self._cut[index][0], self._places[index])
+        ]
+        return batches_of(tree, passes, targets, {}, forward.device)
+
+
+def targets_of(tree: Tree, end: int, sequence: Tokens, places: range) -> list[Target]:
+    """The last tokens of the sequence, as many as there are places, each after the token before it."""
+    targets = []
+    path, position = list(tree.path(end)), len(sequence) - 2  # of the token that predicts the last one
+    node = path.pop()
+    for place in reversed(places):
+        while position < tree.start[node]:
+            node = path.pop()
+        targets.append(Target(node, position - tree.start[node], sequence[position + 1], place))
+        position -= 1
+    return targets
