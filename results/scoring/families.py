@@ -137,7 +137,7 @@ def _gsm8k(rng: random.Random) -> Document:
     first, second = f"{a} + {b} = <<{a}+{b}={a + b}>>{a + b}", f"{a + b} - {c} = <<{a + b}-{c}={a + b - c}>>{a + b - c}"
     return {"question": f"{name} has {a} coins and finds {b} more at the {rng.choice(PLACES)}. "
             f"One {thing} costs {c} coins. How many coins are left after buying one {thing}?",
-            "answer": f"{name} has {first} coins. After buying there are {second} coins.\n#### {a + b - c}"}  # fmt: skip
+            "answer": f"{name} has {first} coins. Then {second} coins are left.\n#### {a + b - c}"}  # fmt: skip
 
 
 def _trivia(rng: random.Random) -> Document:
@@ -240,8 +240,9 @@ def cut(source: Path, folder: Path, *, documents: int) -> Path:
 
 
 def names(folder: Path) -> list[str]:
-    """The tasks of a folder of YAMLs."""
-    return [path.stem for path in sorted(folder.glob("*.yaml"))]
+    """The tasks that the YAMLs of a folder define."""
+    configs = [yaml.safe_load(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*.yaml"))]
+    return [config["task"] for config in configs if isinstance(config.get("task"), str)]
 
 
 if __name__ == "__main__":

@@ -14,9 +14,11 @@ generation (there) and the first candidate (here), which also prepare, stand apa
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import random
 import re
+import shutil
 import statistics
 import subprocess
 import sys
@@ -38,9 +40,37 @@ main()
 """
 
 
+def older(folder: str, target: Path) -> str:
+    """The checkpoint as transformers 4 reads it, which knows neither `rope_parameters` nor the tokenizer class of 5."""
+    shutil.copytree(folder, target, copy_function=os.link if same_device(folder, target.parent) else shutil.copy)
+    for name, change in (("config.json", _older_config), ("tokenizer_config.json", _older_tokenizer)):
+        data = json.loads((target / name).read_text(encoding="utf-8"))
+        change(data)
+        (target / name).unlink()  # it may be a link
+        (target / name).write_text(json.dumps(data), encoding="utf-8")
+    return str(target)
+
+
+def same_device(one: str | Path, two: str | Path) -> bool:
+    return os.stat(one).st_dev == os.stat(two).st_dev
+
+
+def _older_config(config: dict[str, Any]) -> None:
+    rope = config.pop("rope_parameters", None)
+    if rope is not None and rope.get("rope_type", "default") == "default":
+        config["rope_theta"] = rope["rope_theta"]
+    config["torch_dtype"] = config.pop("dtype", config.get("torch_dtype"))
+
+
+def _older_tokenizer(config: dict[str, Any]) -> None:
+    config["tokenizer_class"] = "PreTrainedTokenizerFast"
+
+
 def theirs(given: argparse.Namespace, tasks: Path, scratch: Path) -> list[float]:
     """Seconds per candidate of each generation of mergekit-evolve, the first of them first."""
-    genome = {"models": given.sources, "base_model": given.base, "merge_method": "ties", "layer_granularity": 0}
+    (scratch / "models").mkdir()
+    base, *sources = (older(each, scratch / "models" / str(n)) for n, each in enumerate([given.base, *given.sources]))
+    genome = {"models": sources, "base_model": base, "merge_method": "ties", "layer_granularity": 0}
     config = {"genome": genome, "tasks": [{"name": name, "weight": 1.0, "metric": "acc,none"} for name in names(tasks)],
               "apply_chat_template": False, "fewshot_as_multiturn": False}  # fmt: skip
     path = scratch / "genome.yaml"
