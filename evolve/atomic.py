@@ -5,22 +5,25 @@ from __future__ import annotations
 import json
 import os
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from evolve.errors import RunError
 
 UNFINISHED = ".unfinished"
 
 
-def write_text(path: Path, text: str, *, mode: int = 0o644) -> None:
-    """Replace `path` by `text` in one step, on disk when it returns. Raises RunError."""
+@contextmanager
+def replacing(path: Path, *, mode: int = 0o644) -> Iterator[IO[bytes]]:
+    """A file to write to, which becomes `path` in one step, on disk, when the block ends. Raises RunError."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=UNFINISHED)
         try:
-            with os.fdopen(handle, "w", encoding="utf-8") as file:
-                file.write(text)
+            with os.fdopen(handle, "wb") as file:
+                yield file
                 file.flush()
                 os.fsync(file.fileno())
             os.chmod(name, mode)
@@ -33,6 +36,12 @@ def write_text(path: Path, text: str, *, mode: int = 0o644) -> None:
             f"{path}: cannot be written ({error.strerror or error}); "
             "free disk space or make the folder writable, then run the same command again"
         ) from error
+
+
+def write_text(path: Path, text: str, *, mode: int = 0o644) -> None:
+    """Replace `path` by `text` in one step, on disk when it returns. Raises RunError."""
+    with replacing(path, mode=mode) as file:
+        file.write(text.encode("utf-8"))
 
 
 def write_json(path: Path, data: Any) -> None:

@@ -37,7 +37,7 @@ def memory_cautions(workers: Workers | None) -> Iterator[str]:
     if needed > free:
         yield (
             f"run.workers ({workers.count}): may need {needed / 2**30:.1f} GiB, {free / 2**30:.1f} are free; "
-            "take fewer workers, a smaller score.batch_size, or `workers: auto`"
+            "take fewer workers, a smaller score.batch_tokens, or `workers: auto`"
         )
 
 

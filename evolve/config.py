@@ -8,9 +8,7 @@ from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import (
-    AfterValidator,
     BaseModel,
-    ConfigDict,
     Discriminator,
     Field,
     Tag,
@@ -21,15 +19,12 @@ from pydantic import (
 
 from engine.lookup import nearest
 from engine.strict_yaml import load_yaml
+from evolve.config_forms import Bounds, Layers, Objectives, Section, Shares, kind
 from evolve.errors import ConfigError
 
 BUDGET_KEYS = ("search.trials", "search.hours", "search.documents")  # with `run.*`: may change at any start
 
-
-class Section(BaseModel):
-    """Frozen; unknown keys are refused; numbers are finite, and not turned into texts or back."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+MEMORY_KEYS = ("score.batch_tokens",)  # likewise: whoever runs out of memory goes on with less
 
 
 class Models(Section):
@@ -43,54 +38,6 @@ class Models(Section):
             if seen.count(model) > 1:
                 raise ValueError(f"{model} is named twice; name every model once")
         return self
-
-
-class Interval(Section):
-    low: float
-    high: float
-
-    @model_validator(mode="after")
-    def ordered(self) -> Interval:
-        if not self.low < self.high:
-            raise ValueError(f"low must lie below high, got low {self.low} and high {self.high}")
-        return self
-
-
-class Smooth(Section):
-    smooth: int = Field(ge=2, description="knots over depth, interpolated in between")
-
-
-Scalar = bool | float | str
-
-
-def distinct_choices(values: list[Scalar]) -> list[Scalar]:
-    if not values or any(value in values[:place] for place, value in enumerate(values)):
-        raise ValueError(f"name at least one value to choose from, each once, got {values!r:.80}")
-    return values
-
-
-def kind(value: Any) -> str:
-    """Which form of a union was meant, so that a mistake gives one message and not one per form."""
-    if isinstance(value, dict):
-        return "<range>"
-    if isinstance(value, list):
-        return "<choices>"
-    return "<count>" if isinstance(value, int | float) and not isinstance(value, bool) else "<name>"
-
-
-Bounds = Annotated[
-    Annotated[Interval, Tag("<range>")]
-    | Annotated[list[Scalar], AfterValidator(distinct_choices), Tag("<choices>")]
-    | Annotated[float, Tag("<count>")]
-    | Annotated[bool | str, Tag("<name>")],
-    Discriminator(lambda value: "<range>" if isinstance(value, Interval) else kind(value)),
-]
-Layers = Annotated[
-    Annotated[Annotated[int, Field(ge=1)], Tag("<count>")]
-    | Annotated[Literal["per_layer"], Tag("<name>")]
-    | Annotated[Smooth, Tag("<range>")],
-    Discriminator(lambda value: "<range>" if isinstance(value, Smooth) else kind(value)),
-]
 
 
 class Space(Section):
@@ -136,16 +83,30 @@ class Score(Section):
     tasks: tuple[Task, ...] = Field(min_length=1, strict=False)
     include: tuple[str, ...] = Field((), strict=False, description="folders with lm-eval tasks of your own")
     documents: Documents = Documents()
-    objective: Literal["metric"] = Field("metric", description="what the search maximises")
+    objective: Objectives = Field(
+        "metric",
+        description="what the search maximises: metric, loglikelihood, or shares {metric: 1, loglikelihood: 0.2}",
+    )
+    loglikelihood_unit: Literal["token", "byte"] = Field(
+        "token", description="what a right answer's log-likelihood is divided by"
+    )
     dtype: Literal["float32", "bfloat16", "float16"] | None = Field(
         None, description="of the scored model; null: as the base"
     )
-    batch_size: int = Field(32, ge=1, description="requests in one forward pass")
+    batch_tokens: int = Field(8192, ge=1, description="tokens in one forward pass, which bounds its memory")
     max_length: int | None = Field(None, ge=1, description="tokens; null: as the model says")
     apply_chat_template: bool = False
     fewshot_as_multiturn: bool = True
     system_instruction: str | None = None
+    gen_kwargs: dict[str, Any] = Field({}, description="generation settings over the tasks' own: {max_gen_toks: 64}")
     allow_benchmarks: bool = Field(False, description="search on public benchmarks, which the report then says")
+
+    @property
+    def shares(self) -> Shares:
+        """The objective as shares of the metric and of the log-likelihood."""
+        if isinstance(self.objective, Shares):
+            return self.objective
+        return Shares(**{self.objective: 1.0})
 
     @model_validator(mode="after")
     def distinct(self) -> Score:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -16,7 +17,7 @@ from evolve.resident import Resident
 from evolve.setting import DTYPES, Setting
 from evolve.trial import Evaluation, Failure, Job, Outcome
 from tasks.errors import NotFinite
-from tasks.score import Scorer
+from tasks.score import Score, Scorer
 
 
 class Evaluator:
@@ -43,7 +44,7 @@ class Evaluator:
         outcome: Outcome
         try:
             scorer, merged = self._scorer_of(job), time.perf_counter()
-            outcome = scorer.score(job.documents)
+            outcome = scorer.score(job.documents, job.only)
             seconds = {"merge": merged - start, **outcome.seconds}
         except (NonFiniteError, NotFinite) as error:
             return Evaluation(Failure("not finite", str(error)), {"merge": time.perf_counter() - start})
@@ -51,8 +52,20 @@ class Evaluator:
             return Evaluation(Failure("merge", str(error)), {"merge": time.perf_counter() - start})
         except (MemoryError, torch.OutOfMemoryError) as error:
             gc.collect()
-            return Evaluation(Failure("memory", str(error)), {})
+            return Evaluation(Failure("memory", str(error)), {}, self._task_by_task(job))
         return Evaluation(outcome, seconds | {"total": time.perf_counter() - start})
+
+    def _task_by_task(self, job: Job) -> Score | None:
+        """The scores of those tasks for which there is memory, where there is not enough for all of them."""
+        measures: dict[str, Mapping[str, Mapping[int, float]]] = {}
+        for task, documents in self._setting.prepared.requests(job.documents).items():
+            only = {task: tuple(each.id for each in documents) if job.only is None else job.only.get(task, ())}
+            try:
+                if only[task]:
+                    measures[task] = self._scorer_of(job).score(job.documents, only).measures[task]
+            except (EngineError, NotFinite, MemoryError, torch.OutOfMemoryError):
+                gc.collect()
+        return Score(measures, {}) if measures else None
 
     def _scorer_of(self, job: Job) -> Scorer:
         """The resident module's scorer with the job's weights in it, or one of a module loaded for this job alone."""
@@ -71,7 +84,7 @@ class Evaluator:
             self._setting.prepared,
             module,
             self._resident.tokenizer,
-            batch_size=self._setting.config.score.batch_size,
+            batch_tokens=self._setting.config.score.batch_tokens,
             device=self._device,
         )
 

@@ -10,7 +10,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from evolve.atomic import sweep, write_text
-from evolve.config import BUDGET_KEYS, SearchConfig, load_config
+from evolve.config import BUDGET_KEYS, MEMORY_KEYS, SearchConfig, load_config
 from evolve.errors import RunError
 from evolve.lease import Holder, Lease
 from evolve.ledger import Ledger
@@ -79,7 +79,7 @@ def guard(ledger: Ledger, config: SearchConfig, identity: dict[str, str]) -> boo
 
 def may_change(key: str) -> bool:
     """Whether a key of search.yaml may differ between two starts of one run."""
-    return key.startswith("run.") or key in BUDGET_KEYS
+    return key.startswith("run.") or key in (*BUDGET_KEYS, *MEMORY_KEYS)
 
 
 def flat(node: Any, prefix: str = "") -> dict[str, Any]:

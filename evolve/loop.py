@@ -6,6 +6,7 @@ it ends: the proposals depend on the seed and on what was told, never on workers
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import replace
@@ -16,11 +17,10 @@ from evolve.errors import RunError
 from evolve.executor import Executor
 from evolve.ledger import Ledger
 from evolve.optimizers.optimizer import Optimizer
-from evolve.statistics import oriented, standard_error
+from evolve.statistics import standard_error
 from evolve.trial import Candidate, Evaluation, Failure, Job, Observation, Trial
 from search_spaces.space import SearchSpace
-
-Weights = dict[str, float]
+from tasks.objective import Objective, mean_over_tasks
 
 
 class Watcher(Protocol):
@@ -37,7 +37,7 @@ def search(
     executor: Executor,
     ledger: Ledger,
     budget: Budget,
-    weights: Weights,
+    objective: Objective,
     *,
     watcher: Watcher,
     check: Callable[[], None],
@@ -60,7 +60,7 @@ def search(
             for i, point in enumerate(points)
             if first + i not in known
         ]
-        for trial in evaluate(candidates, known.values(), executor, budget, weights):
+        for trial in evaluate(candidates, known.values(), executor, budget, objective):
             check()
             ledger.record(trial, space.genes, space.named(trial.point))
             known[trial.id] = trial
@@ -84,7 +84,7 @@ def evaluate(
     known: Iterable[Trial],
     executor: Executor,
     budget: Budget,
-    weights: Weights,
+    objective: Objective,
 ) -> Iterable[Trial]:
     """Trials of the candidates, as they finish. A recipe that was scored before is not scored again."""
     scored = {trial.digest: trial for trial in known if trial.failure is None}
@@ -102,12 +102,12 @@ def evaluate(
             yield from (copy_of(scored[digest], twin) for twin in group)
     for job, evaluation in executor.run(jobs):
         leader, *others = twins[job.key]
-        trial = trial_of(leader, evaluation, weights)
+        trial = trial_of(leader, evaluation, objective)
         yield trial
         yield from (copy_of(trial, twin) for twin in others)
 
 
-def trial_of(candidate: Candidate, evaluation: Evaluation, weights: Weights) -> Trial:
+def trial_of(candidate: Candidate, evaluation: Evaluation, objective: Objective) -> Trial:
     blank = Trial(
         id=candidate.id,
         generation=candidate.generation,
@@ -120,12 +120,18 @@ def trial_of(candidate: Candidate, evaluation: Evaluation, weights: Weights) -> 
     outcome = evaluation.outcome
     if isinstance(outcome, Failure):
         return replace(blank, failure=outcome)
+    utilities = objective.utilities(outcome.measures)
+    value = mean_over_tasks(utilities, objective.weights)
+    if not math.isfinite(value):
+        what = f"the objective is {value}: an answer has no probability, or a perplexity overflows"
+        return replace(blank, failure=Failure("not finite", what))
     return replace(
         blank,
-        value=outcome.objective,
-        standard_error=standard_error(oriented(outcome.values, outcome.higher_is_better), weights),
-        documents=sum(len(values) for values in outcome.values.values()),
-        tasks=dict(outcome.metrics),
+        value=value,
+        standard_error=standard_error(utilities, objective.weights),
+        documents=sum(len(values) for values in utilities.values()),
+        tasks=objective.metrics(outcome.measures),
+        loglikelihoods=objective.loglikelihoods(outcome.measures),
     )
 
 

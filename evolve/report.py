@@ -14,6 +14,8 @@ from evolve.config import SearchConfig
 from evolve.trial import Trial
 from search_spaces.space import SearchSpace
 
+STOCK_BATCH = 16  # requests in a forward pass of lm-eval's own command
+
 
 @dataclass(frozen=True)
 class Facts:
@@ -169,7 +171,7 @@ def stock_command(facts: Facts, num_fewshot: int | None) -> str:
         f"--tasks {','.join(task.task for task in score.tasks)}",
         *(f"--include_path {shlex.quote(path)}" for path in score.include),
         f"--samples {shlex.quote(f'{config.folder}/documents/report.json')}",
-        f"--batch_size {score.batch_size}",
+        f"--batch_size {STOCK_BATCH}",
         *([] if num_fewshot is None else [f"--num_fewshot {num_fewshot}"]),
         *(["--apply_chat_template"] if score.apply_chat_template else []),
         *([f"--system_instruction {shlex.quote(score.system_instruction)}"] if score.system_instruction else []),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from contextlib import suppress
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +21,14 @@ from evolve.config import SearchConfig, load_config
 from evolve.environment import describe
 from evolve.executor import Executor
 from evolve.guard import guard, resolved, sole_driver
+from evolve.items import Items
 from evolve.lease import Lease
 from evolve.ledger import Ledger
 from evolve.loop import search
 from evolve.preflight import Findings, check_weights, preflight
 from evolve.progress import ProgressLog
+from evolve.remembering import Keys, Remembering
 from evolve.report import Facts, headline, report_text, trials_csv, where
-from evolve.score_store import ScoreStore
 from evolve.start import LazyExecutor
 from evolve.trial import Trial
 from evolve.verdict import Verdict, choose_finalists, judge, select
@@ -51,10 +53,11 @@ def drive(config: SearchConfig, findings: Findings, ledger: Ledger, lease: Lease
         check_weights(setting)
     guard(ledger, config, {**identity, "score.content": setting.prepared.digest})
     write_inputs(config, findings)
+    ledger.set_attribute("objective", asdict(setting.objective))
     before = ledger.trials()
     budget = Budget.of(config.search, before, ledger.events("start"))
     ledger.add_event("start", trials=len(before))
-    executor = LazyExecutor(config, findings, log.say)
+    executor = Remembering(LazyExecutor(config, findings, log.say), Items(config.folder / "items"), Keys(setting))
     try:
         log.stage("search", config.search.trials)
         optimizer = setting.optimizer()
@@ -64,7 +67,7 @@ def drive(config: SearchConfig, findings: Findings, ledger: Ledger, lease: Lease
             executor,
             ledger,
             budget,
-            weights_of(config),
+            setting.objective,
             watcher=log,
             check=lease.check,
         )
@@ -87,10 +90,9 @@ def finish(
     """Everything after the search. Each step is kept as it is done, so that an interrupted ending goes on."""
     setting, folder = findings.setting, config.folder
     write_text(folder / "trials.csv", trials_csv(setting.space, trials))
-    store = ScoreStore(folder / "scores", setting.identity)
     finalists = choose_finalists(setting.space, trials, recommended, config.search.finalists)
     log.stage("finalists on the selection documents", len(finalists))
-    finalists = select(finalists, store, executor, log.step)
+    finalists = select(finalists, setting.objective, executor, log.step)
     winner = finalists[0].recipe
     lease.check()
     write_text(folder / "best.yaml", winner.to_yaml())
@@ -103,9 +105,8 @@ def finish(
         finalists,
         folder / "checkpoint",
         setting.family,
-        weights_of(config),
+        setting.objective,
         config.seed,
-        store,
         executor,
         log.step,
     )
@@ -186,7 +187,3 @@ def phase_seconds(trials: list[Trial]) -> dict[str, float]:
         for phase, seconds in trial.seconds.items():
             sums[phase] = sums.get(phase, 0.0) + seconds
     return {phase: round(seconds, 3) for phase, seconds in sums.items()}
-
-
-def weights_of(config: SearchConfig) -> dict[str, float]:
-    return {task.task: task.weight for task in config.score.tasks}

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,7 +16,8 @@ from engine.errors import CheckpointError, UnknownName
 from engine.lookup import lookup
 from engine.methods import METHODS
 from engine.methods.method import Parameter
-from evolve.config import Interval, SearchConfig, Smooth
+from evolve.config import SearchConfig
+from evolve.config_forms import Interval, Smooth
 from evolve.errors import ConfigError
 from evolve.optimizers import OPTIMIZERS
 from evolve.optimizers.optimizer import Optimizer, Problem
@@ -28,10 +27,12 @@ from search_spaces.assemble import Spec
 from search_spaces.bounds import Bounds, Choices, Fixed, Range
 from search_spaces.depth import Family
 from search_spaces.space import SearchSpace, search_space
+from tasks.objective import Objective
 from tasks.prepared import Prepared, prepare
 from tasks.spec import PromptSettings, Sizes, TaskSpec
 
 T = TypeVar("T")
+ROLLING = "loglikelihood_rolling"  # the whole text is what is right there
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -144,20 +145,35 @@ class Setting:
                 score.system_instruction,
                 score.fewshot_as_multiturn,
                 score.max_length,
+                score.gen_kwargs or None,
             ),
             allow_benchmarks=score.allow_benchmarks,
         )
 
     @cached_property
-    def identity(self) -> str:
-        """Of everything a score depends on beside the recipe and the document set."""
-        facts = [
-            self.prepared.digest,
-            {model: checkpoint.fingerprint() for model, checkpoint in self.checkpoints.items()},
-            self.score_dtype,
-            self.config.score.batch_size,
-        ]
-        return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+    def objective(self) -> Objective:
+        """What the search maximises. Raises ConfigError for a task that has no right answer where one is needed."""
+        score = self.config.score
+        objective = Objective(
+            self.prepared.objective_goals, score.shares.metric, score.shares.loglikelihood, score.loglikelihood_unit
+        )
+        if objective.loglikelihood:
+            check_answers(self.prepared)
+        return objective
+
+
+def check_answers(prepared: Prepared) -> None:
+    """Raises ConfigError for tasks with a document whose right answer is not known as text."""
+    lacking = [
+        task
+        for task, documents in prepared.requests("search").items()
+        if not all(each.gold or each.instances[0].request_type == ROLLING for each in documents)
+    ]
+    if lacking:
+        raise ConfigError(
+            f"score.objective: needs the log-likelihood of right answers, and {', '.join(lacking)} has documents "
+            "without one; set it to metric, or leave the task out"
+        )
 
 
 def place_of(index: int) -> str:

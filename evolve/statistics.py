@@ -62,11 +62,3 @@ def paired_difference(ours: Values, theirs: Values, weights: Mapping[str, float]
             resampled[start : start + CHUNK] += share * gaps[drawn].mean(axis=1)
     low, high = np.quantile(resampled, [0.025, 0.975])
     return Difference(mean, float(low), float(high))
-
-
-def oriented(values: Values, higher_is_better: Mapping[str, bool]) -> dict[str, dict[int, float]]:
-    """Values turned round where lower is better, so that higher is better everywhere."""
-    return {
-        task: {document: value if higher_is_better[task] else -value for document, value in each.items()}
-        for task, each in values.items()
-    }

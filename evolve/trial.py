@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
@@ -27,20 +28,28 @@ Outcome: TypeAlias = "Score | Failure"
 
 @dataclass(frozen=True)
 class Job:
-    """One evaluation: a recipe merged in memory, or a checkpoint folder loaded afresh, on one document set."""
+    """One evaluation: a recipe merged in memory, or a checkpoint folder loaded afresh, on one document set.
+
+    `only`: of each task the ids that are still to be scored; None: all of the set.
+    """
 
     key: str
     documents: Documents
     recipe: Recipe | None = None
     folder: str | None = None
+    only: Mapping[str, tuple[int, ...]] | None = None
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What came of a job, and the seconds it took by phase: merge, forward, other."""
+    """What came of a job, and the seconds it took by phase: merge, forward, other.
+
+    `partial`: of a failure, what could be scored before it, which is never asked again.
+    """
 
     outcome: Outcome
     seconds: dict[str, float] = field(default_factory=dict)
+    partial: Score | None = None
 
 
 @dataclass(frozen=True)
@@ -55,7 +64,10 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Trial:
-    """A finished candidate as the ledger holds it. `value` is None for a failure."""
+    """A finished candidate as the ledger holds it. `value`, of the objective, is None for a failure.
+
+    `tasks`: the metric of each, as lm-eval prints it; `loglikelihoods`: of the gold answers, per unit of their length.
+    """
 
     id: int
     generation: int
@@ -65,6 +77,7 @@ class Trial:
     standard_error: float = 0.0
     documents: int = 0
     tasks: dict[str, float] = field(default_factory=dict)
+    loglikelihoods: dict[str, float] = field(default_factory=dict)
     failure: Failure | None = None
     seconds: dict[str, float] = field(default_factory=dict)
     finished: float = 0.0  # seconds since the epoch

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from evolve.environment import usable_cores, usable_memory
 from evolve.setting import DTYPES, Setting
 
 PROCESS_BYTES = 700 * 2**20  # a Python process with torch, transformers and lm-eval loaded
-TOKENS = 256  # of a request, for the size of a batch's logits
+SCORED = 4  # one token in so many is scored, in tasks of short prompts
+WIDTHS = 12  # activations of a token in flight, in hidden sizes: the residual, attention, the widened MLP
 DRIVER_BYTES = 900 * 2**20  # the driver itself, and Ray's own processes
 SHARES = 10_000  # parts of a GPU that Ray tells apart
 
@@ -92,8 +94,18 @@ def worker_bytes(setting: Setting) -> int:
     models = len(setting.checkpoints)
     largest = max(elements, default=0) * 4 * (2 * models + 2)  # float32 inputs, task vectors, the result
     vocabulary = int(base.config.get("vocab_size") or 0)
-    logits = setting.config.score.batch_size * TOKENS * vocabulary * itemsize
-    return PROCESS_BYTES + sum(elements) * itemsize + largest + logits
+    # Only scored positions reach the head; every token of a batch costs activations and its key-value cache.
+    token = vocabulary * 4 // SCORED + activation_bytes(base.config, itemsize)
+    batch = setting.config.score.batch_tokens * token
+    return PROCESS_BYTES + sum(elements) * itemsize + largest + batch
+
+
+def activation_bytes(config: dict[str, Any], itemsize: int) -> int:
+    """Bytes that a token of a batch holds beside its logits: what a layer computes, all layers' keys and values."""
+    hidden = int(config.get("hidden_size") or 0)
+    layers, heads = int(config.get("num_hidden_layers") or 0), int(config.get("num_attention_heads") or 1)
+    width = int(config.get("head_dim") or hidden // heads) * int(config.get("num_key_value_heads") or heads)
+    return (WIDTHS * hidden + 2 * layers * width) * itemsize
 
 
 def usable_gpus() -> int:

@@ -4,8 +4,8 @@ Every document gets a utility, higher is better, such that a task's part of the 
 documents' utilities. Standard errors and paired intervals therefore need only know means over documents.
 
 Perplexities and bits per byte are no means: they are g(R) of a ratio R = sum(a) / sum(b) of log-likelihoods `a` and
-weights `b`. There a utility is the ratio's linearisation, u_d = g(R) + g'(R) (a_d - R b_d) / mean(b), whose mean is g(R)
-and whose spread gives the delta method's standard error (Cochran, "Sampling Techniques", 1977, chapter 6).
+weights `b`. There a utility is the ratio's linearisation, u_d = g(R) + g'(R) (a_d - R b_d) / mean(b), whose mean is
+g(R) and whose spread gives the delta method's standard error (Cochran, "Sampling Techniques", 1977, chapter 6).
 """
 
 from __future__ import annotations

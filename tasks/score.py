@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any
@@ -25,60 +25,58 @@ from tasks.prompts import DocumentRequests
 from tasks.quiet import silence_libraries
 from tasks.spec import SetName
 
+SCORER_VERSION = 1  # of what a score means: another one makes all recorded scores strangers
+TOKENS = 256  # of a request, for the size of a batch
+
 
 @dataclass(frozen=True)
 class Score:
     """A model's answers to one set, judged.
 
-    `values`: task -> document id -> the metric's value for this document, as lm-eval records it (not turned
-    round); `metrics`: task -> lm-eval's aggregation of them; `objective`: the weighted mean of the metrics,
-    those where lower is better negated, so that higher is always better. `seconds`: "forward" in the model,
-    "other" around it.
+    `measures`: task -> measure -> document id -> value, as lm-eval records it (not turned round); a measure is a
+    metric with its filter, such as `acc,none`. `seconds`: "forward" in the model, "other" around it.
     """
 
-    values: Mapping[str, Mapping[int, float]]
-    metrics: Mapping[str, float]
-    higher_is_better: Mapping[str, bool]
-    objective: float
+    measures: Mapping[str, Mapping[str, Mapping[int, float]]]
     seconds: Mapping[str, float]
 
 
 class Scorer:
     """A model in memory and what it is asked; `score` may be called whenever the model's weights changed.
 
-    The model is put on `device` and in eval mode. `batch_size` is requests per forward pass.
+    The model is put on `device` and in eval mode. `batch_tokens` is tokens per forward pass.
     """
 
     def __init__(
-        self, prepared: Prepared, model: torch.nn.Module, tokenizer: Any, batch_size: int, device: str = "cpu"
+        self, prepared: Prepared, model: torch.nn.Module, tokenizer: Any, *, batch_tokens: int, device: str = "cpu"
     ) -> None:
         silence_libraries()
-        if batch_size < 1:
-            raise TaskError(f"batch_size: {batch_size}; give 1 or more")
+        if batch_tokens < 1:
+            raise TaskError(f"batch_tokens: {batch_tokens}; give 1 or more")
+        batch_size = max(1, batch_tokens // TOKENS)
         self.prepared = prepared
         self._model = LanguageModel(
             model.to(device), tokenizer, batch_size=batch_size, max_length=prepared.prompt.max_length
         )
 
-    def score(self, which: SetName) -> Score:
-        """Ask and judge the set's documents.
+    def score(self, which: SetName, only: Mapping[str, Collection[int]] | None = None) -> Score:
+        """Ask and judge the set's documents, or of each task those that `only` names.
 
         Raises NotFinite when answers or values are NaN, TaskError when lm-eval cannot ask or judge.
         """
         start = time.perf_counter()
-        requests = self.prepared.requests(which)
+        requests = {
+            name: tuple(each for each in documents if only is None or each.id in only.get(name, ()))
+            for name, documents in self.prepared.requests(which).items()
+        }
         self._model.reset()
         self._answer([instance for each in chain(*requests.values()) for instance in each.instances])
-        values = {name: _judge(self.prepared.tasks[name], documents) for name, documents in requests.items()}
-        metrics = {name: _aggregate(self.prepared.tasks[name], each) for name, each in values.items()}
+        measures = {
+            name: {str(self.prepared.tasks[name].metric): _judge(self.prepared.tasks[name], documents)}
+            for name, documents in requests.items()
+        }
         total = time.perf_counter() - start
-        return Score(
-            values=values,
-            metrics=metrics,
-            higher_is_better={name: each.metric.higher_is_better for name, each in self.prepared.tasks.items()},
-            objective=objective(self.prepared, metrics),
-            seconds={"forward": self._model.seconds, "other": total - self._model.seconds},
-        )
+        return Score(measures, {"forward": self._model.seconds, "other": total - self._model.seconds})
 
     def _answer(self, instances: list[Instance]) -> None:
         """Fill `resps` of every instance: one call of the model per kind of request, repeats included."""
@@ -105,15 +103,6 @@ class Scorer:
                     raise NotFinite(_broken(instance, "log-probability"))
             if self._model.nan_seen:
                 raise NotFinite(_broken(asked[0], "next-token logits"))
-
-
-def objective(prepared: Prepared, metrics: Mapping[str, float]) -> float:
-    """The weighted mean over tasks of their metrics, each oriented so that higher is better."""
-    weights = {name: each.spec.weight for name, each in prepared.tasks.items()}
-    oriented = {
-        name: metrics[name] if each.metric.higher_is_better else -metrics[name] for name, each in prepared.tasks.items()
-    }
-    return sum(weights[name] * oriented[name] for name in oriented) / sum(weights.values())
 
 
 def _judge(each: PreparedTask, documents: tuple[DocumentRequests, ...]) -> dict[int, float]:
@@ -143,12 +132,6 @@ def _value(judged: Mapping[str, Any], each: PreparedTask, identity: int) -> floa
     if math.isnan(value):
         raise NotFinite(f"{where}: {each.metric.name!r} is NaN; the model's answers are broken")
     return value
-
-
-def _aggregate(each: PreparedTask, values: Mapping[int, float]) -> float:
-    if not values:
-        return math.nan
-    return float(each.task.aggregation()[each.metric.name](list(values.values())))
 
 
 def _samples(instances: list[Instance]) -> bool:

@@ -10,6 +10,7 @@ from lm_eval import simple_evaluate
 from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
 
+from tasks.objective import Objective
 from tasks.prepared import prepare
 from tasks.score import Scorer
 from tasks.spec import PromptSettings, Sizes, TaskSpec
@@ -61,7 +62,7 @@ def ours(scorer: Scorer, task: str) -> dict[int, tuple[float, Any, Any]]:
     score = scorer.score("search")
     return {
         each.id: (
-            score.values[task][each.id],
+            next(iter(score.measures[task].values()))[each.id],
             [instance.args for instance in each.instances],
             [instance.resps for instance in each.instances],
         )
@@ -93,7 +94,7 @@ def test_values_prompts_and_answers_equal_stock(
         prompt=prompt,
         allow_benchmarks=False,
     )
-    scorer = Scorer(prepared, model, tokenizer, batch_size=8)
+    scorer = Scorer(prepared, model, tokenizer, batch_tokens=2048)
     first = ours(scorer, spec.task)
     monkeypatch.chdir(folder)  # stock finds the data only from here
     expected = stock(spec, prepared.documents[spec.task].search, folder, model, tokenizer, prompt)
@@ -111,7 +112,7 @@ def test_tasks_together_equal_stock_together(
         specs, include=[folder], sizes=SIZES, seed=3, tokenizer=tokenizer, prompt=PromptSettings(),
         allow_benchmarks=False,
     )  # fmt: skip
-    score = Scorer(prepared, model, tokenizer, batch_size=8).score("report")
+    score = Scorer(prepared, model, tokenizer, batch_tokens=2048).score("report")
     monkeypatch.chdir(folder)
     results = simple_evaluate(
         model=HFLM(pretrained=model, tokenizer=tokenizer, batch_size=8),
@@ -123,14 +124,20 @@ def test_tasks_together_equal_stock_together(
     assert results is not None
     for spec in specs:
         metric, _, chosen = spec.metric.partition(",")
-        assert score.metrics[spec.task] == results["results"][spec.task][f"{metric},{chosen or 'none'}"]
+        assert (
+            Objective(prepared.objective_goals).metrics(score.measures)[spec.task]
+            == results["results"][spec.task][f"{metric},{chosen or 'none'}"]
+        )
         records = {
             sample["doc_id"]: (sample[metric], sample["resps"])
             for sample in results["samples"][spec.task]
             if sample["filter"] == (chosen or "none")
         }
         got = {
-            each.id: (score.values[spec.task][each.id], [instance.resps for instance in each.instances])
+            each.id: (
+                next(iter(score.measures[spec.task].values()))[each.id],
+                [instance.resps for instance in each.instances],
+            )
             for each in prepared.requests("report")[spec.task]
         }
         assert got == records
