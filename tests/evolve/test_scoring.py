@@ -1,0 +1,452 @@
+"""`evolve score`: lm-eval's own numbers, for checkpoints, adapters and recipes, and one bad model costs no other."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["HF_DATASETS_OFFLINE"] = "1"
+
+import datasets
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file, save_file
+
+from engine.recipe import Recipe
+from engine.write import merge_to_folder
+from evolve.errors import ConfigError
+from evolve.score_options import gen_kwargs
+from evolve.subject import labels
+from tests.tasks.conftest import CHAT, choice_documents, text_documents, write_task
+
+DEMO = Path(__file__).parents[2] / "tasks" / "demo"
+BASE, REVERSE, SORT, PICK = (str(DEMO / "models" / name) for name in ("base", "reverse", "sort", "pick"))
+MEAN = {"aggregation": "mean", "higher_is_better": True}
+TASKS: dict[str, dict[str, Any]] = {
+    "choose": {
+        "output_type": "multiple_choice",
+        "doc_to_text": "Q: {{question}}\nA:",
+        "doc_to_choice": "choices",
+        "doc_to_target": "gold",
+        "training_split": "train",
+        "metric_list": [{"metric": "acc", **MEAN}, {"metric": "acc_norm", **MEAN}],
+    },
+    "write": {
+        "output_type": "generate_until",
+        "doc_to_text": "{{question}}=",
+        "doc_to_target": "{{answer}}",
+        "target_delimiter": "",
+        "generation_kwargs": {"until": ["\n"], "max_gen_toks": 6, "do_sample": False},
+        "metric_list": [{"metric": "exact_match", **MEAN}],
+        "filter_list": [
+            {"name": "letter", "filter": [{"function": "regex", "regex_pattern": "([a-z])"}]},
+            {"name": "whole", "filter": [{"function": "take_first"}]},
+        ],
+    },
+    "ending": {
+        "output_type": "loglikelihood",
+        "doc_to_text": "{{question}}",
+        "doc_to_target": "{{answer}}",
+        "metric_list": [
+            {"metric": "perplexity", "aggregation": "perplexity", "higher_is_better": False},
+            {"metric": "acc", **MEAN},
+        ],
+    },
+    "whole": {
+        "output_type": "loglikelihood_rolling",
+        "doc_to_text": "",
+        "doc_to_target": "{{question}}",
+        "metric_list": [{"metric": name} for name in ("word_perplexity", "byte_perplexity", "bits_per_byte")],
+    },
+}
+TASKS["write"]["filter_list"][0]["filter"].append({"function": "take_first"})
+Told = tuple[int, str, str]
+Score = Callable[..., Told]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _data_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
+    datasets.config.HF_DATASETS_CACHE = tmp_path_factory.mktemp("datasets")
+
+
+@pytest.fixture(scope="session")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tasks, with 40 documents each and a training split of 8."""
+    made = tmp_path_factory.mktemp("tasks")
+    for name, settings in TASKS.items():
+        documents = choice_documents if name == "choose" else text_documents
+        write_task(made, name, documents(8, seed=9), **settings)
+        (made / f"{name}.jsonl").rename(made / f"{name}_train.jsonl")
+        files = {split: str(made / f"{name}{end}.jsonl") for split, end in (("test", ""), ("train", "_train"))}
+        write_task(made, name, documents(40), **{"dataset_kwargs": {"data_files": files}} | settings)
+    return made
+
+
+@pytest.fixture
+def score(capsys: pytest.CaptureFixture[str]) -> Iterator[Score]:
+    """`evolve score` inside this process, in float32: exit code, stdout, stderr."""
+    from evolve.cli import app
+
+    handlers = {each: signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)}
+
+    def call(*words: object) -> Told:
+        capsys.readouterr()
+        try:
+            app(["score", *map(str, words), *([] if "--dtype" in words else ["--dtype", "float32"])])
+            code = 0
+        except SystemExit as end:
+            code = int(end.code or 0)
+        return code, *capsys.readouterr()
+
+    yield call
+    for each, handler in handlers.items():
+        signal.signal(each, handler)
+
+
+def record(told: Told) -> dict[str, Any]:
+    code, out, err = told
+    assert code == 0, err
+    whole: dict[str, Any] = json.loads(out)
+    return whole
+
+
+def stock(model: str, folder: Path, tasks: list[str], **options: Any) -> dict[str, Any]:
+    """What lm-eval itself says of the model in float32."""
+    from lm_eval import simple_evaluate
+    from lm_eval.models.huggingface import HFLM
+    from lm_eval.tasks import TaskManager
+
+    found = simple_evaluate(
+        model=HFLM(pretrained=model, dtype="float32", device="cpu", batch_size=4),
+        tasks=tasks,
+        task_manager=TaskManager(include_path=str(folder), include_defaults=False),
+        log_samples=True,
+        **options,
+    )
+    assert found is not None
+    return dict(found)
+
+
+@pytest.fixture(autouse=True)
+def _no_survey(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stock lm-eval lists the machine's packages after each run: seconds, and nothing of a score."""
+    monkeypatch.setattr("lm_eval.evaluator.add_env_info", lambda storage: None)
+    monkeypatch.setattr("lm_eval.evaluator.get_git_commit_hash", lambda: None)
+
+
+@pytest.mark.parametrize(
+    ("tasks", "words", "options"),
+    [
+        (["choose", "write", "ending", "whole"], [], {}),
+        (["choose"], ["--num_fewshot", 3], {"num_fewshot": 3}),
+        (
+            ["write"],
+            ["--gen_kwargs", "max_gen_toks=2,until=['q']"],
+            {"gen_kwargs": {"max_gen_toks": 2, "until": ["q"]}},
+        ),
+    ],
+    ids=["all kinds", "few-shot", "gen_kwargs"],
+)
+def test_numbers_are_lm_evals(
+    score: Score, folder: Path, tasks: list[str], words: list[Any], options: dict[str, Any]
+) -> None:
+    ours = record(
+        score(
+            REVERSE, "--tasks", ",".join(tasks), "--include_path", folder, "--limit", 25, "--json", "--samples", *words
+        )
+    )
+    theirs = stock(REVERSE, folder, tasks, limit=25, bootstrap_iters=2000, **options)
+    (model,) = ours["models"]
+    for task in tasks:
+        expected = theirs["results"][task]
+        metrics = model["tasks"][task]["metrics"]
+        printed = {name for name in expected if "," in name and "_stderr" not in name}
+        assert set(metrics) == printed
+        for name, value in metrics.items():
+            assert value["value"] == pytest.approx(expected[name], rel=1e-4), name
+            metric, _, chosen = name.partition(",")
+            error = expected[f"{metric}_stderr,{chosen}"]
+            if error != "N/A":  # a perplexity's is bootstrapped there
+                close = 0.25 if metric == "perplexity" else 1e-9
+                assert value["stderr"] == pytest.approx(error, rel=close), name
+        assert len(model["samples"][task]) == 25
+        for sample in theirs["samples"][task]:
+            recorded = model["samples"][task][str(sample["doc_id"])]
+            for metric in sample["metrics"]:
+                number = sample[metric]
+                first = number[0] if isinstance(number, tuple) else number
+                assert recorded[f"{metric},{sample['filter']}"] == pytest.approx(first, rel=1e-4, abs=1e-4)
+    assert ours["complete"] is True
+    assert ours["settings"]["limit"] == 25
+
+
+def test_log_likelihoods_are_those_of_the_right_answers(score: Score, folder: Path) -> None:
+    told = score(REVERSE, "--task", "choose", "--include", folder, "-L", 20, "--json", "--samples")
+    (model,) = record(told)["models"]
+    samples = stock(REVERSE, folder, ["choose"], limit=20, bootstrap_iters=0)["samples"]["choose"]
+    sums = {sample["doc_id"]: sample["resps"][sample["target"]][0][0] for sample in samples}
+    recorded = {int(key): each for key, each in model["samples"]["choose"].items()}
+    for document, total in sums.items():
+        assert recorded[document]["loglikelihood"] == pytest.approx(total, abs=1e-4)
+    shares = [total / recorded[document]["gold_tokens"] for document, total in sums.items()]
+    assert model["tasks"]["choose"]["loglikelihood"]["value"] == pytest.approx(sum(shares) / 20, abs=1e-4)
+
+
+def test_a_table_has_a_row_a_model_and_differences_to_the_first(score: Score, folder: Path) -> None:
+    words = ("--task", "demo_pick", "--task", "demo_reverse", "--include", DEMO, "--limit", 30)
+    code, out, err = score(BASE, PICK, REVERSE, *words)
+    assert code == 0, err
+    lines = out.splitlines()
+    assert lines[0] == "demo_pick: 30 documents, 0-shot"
+    assert lines[1].split()[:2] == ["model", "acc"]
+    assert "acc less base's (95 %)" in lines[1]
+    assert [row.split()[0] for row in lines[2:5]] == ["base", "pick", "reverse"]
+    assert lines[3].split()[1:4] == ["1.0000", "±", "0.0000"]
+    assert "mean over 2 tasks of the first metric" in lines
+    assert [row.partition(":")[0] for row in err.splitlines()] == ["base", "pick", "reverse"]
+    data = record(score(BASE, PICK, "--json", *words))
+    first, second = (model["tasks"]["demo_pick"]["metrics"]["acc,none"] for model in data["models"])
+    assert first["difference"] is None
+    assert second["difference"]["mean"] == pytest.approx(second["value"] - first["value"])
+    assert second["difference"]["low"] <= second["difference"]["mean"] <= second["difference"]["high"]
+    means = [model["mean"]["value"] for model in data["models"]]
+    each = [[task["metrics"] for task in model["tasks"].values()] for model in data["models"]]
+    assert means == pytest.approx([sum(next(iter(m.values()))["value"] for m in both) / 2 for both in each])
+    assert data["models"][1]["mean"]["difference"]["mean"] == pytest.approx(means[1] - means[0])
+
+
+def test_less_is_better_keeps_its_sign(score: Score, folder: Path) -> None:
+    data = record(score(BASE, SORT, "--task", "whole,ending", "--include", folder, "-L", 20, "--json"))
+    for task, name in (
+        ("whole", "word_perplexity,none"),
+        ("whole", "bits_per_byte,none"),
+        ("ending", "perplexity,none"),
+    ):
+        first, second = (model["tasks"][task]["metrics"][name] for model in data["models"])
+        assert second["difference"]["mean"] == pytest.approx(second["value"] - first["value"], rel=1e-6)
+        assert first["value"] > 0
+        assert first["stderr"] > 0
+    assert data["models"][0]["mean"]["value"] > 0
+
+
+RECIPES: dict[str, dict[str, Any]] = {
+    "in memory": {
+        "merge_method": "task_arithmetic",
+        "base_model": BASE,
+        "models": [{"model": model, "parameters": {"weight": 0.4}} for model in (REVERSE, SORT)],
+        "dtype": "float32",
+        "out_dtype": "bfloat16",
+    },
+    "other layers": {
+        "merge_method": "passthrough",
+        "slices": [
+            {"sources": [{"model": SORT, "layer_range": [0, 4]}]},
+            {"sources": [{"model": REVERSE, "layer_range": [3, 6]}]},
+        ],
+    },
+    "a template of its own": {
+        "merge_method": "linear",
+        "models": [{"model": model, "parameters": {"weight": 0.5}} for model in (REVERSE, SORT)],
+        "chat_template": CHAT,
+        "dtype": "float32",
+    },
+}
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_recipe_scores_as_its_checkpoint_does(score: Score, tmp_path: Path, name: str) -> None:
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(yaml.safe_dump(RECIPES[name]), encoding="utf-8")
+    merge_to_folder(Recipe.model_validate(RECIPES[name]), tmp_path / "merged")
+    words = ["--task", "demo_sort,demo_pick", "--include", DEMO, "--limit", 20, "--json", "--samples"]
+    words += ["--apply-chat-template"] * (name == "a template of its own")
+    models = record(score(recipe, tmp_path / "merged", *words))["models"]
+    assert [model["label"] for model in models] == ["recipe.yaml", "merged"]
+    assert models[0]["samples"] == models[1]["samples"]
+    assert not list(tmp_path.glob("*.unfinished*"))
+    assert {path.name for path in tmp_path.iterdir()} == {"recipe.yaml", "merged"}
+
+
+def test_several_merges_in_one_file_are_one_model(score: Score, tmp_path: Path) -> None:
+    inner = RECIPES["in memory"] | {"name": "inner"}
+    outer = {"merge_method": "linear", "models": [{"model": "inner", "parameters": {"weight": 1.0}}]}
+    recipe = tmp_path / "both.yaml"
+    recipe.write_text(yaml.safe_dump_all([inner, outer]), encoding="utf-8")
+    (tmp_path / "inner.yaml").write_text(yaml.safe_dump(RECIPES["in memory"]), encoding="utf-8")
+    words = ("--task", "demo_sort", "--include", DEMO, "--limit", 20, "--json", "--samples")
+    models = record(score(recipe, tmp_path / "inner.yaml", *words))["models"]
+    assert models[0]["samples"] == models[1]["samples"]
+
+
+def lora(folder: Path) -> str:
+    """A large adapter of the base's first query projection."""
+    folder.mkdir()
+    name, width = "model.layers.0.self_attn.q_proj", 0
+    weight = load_file(f"{BASE}/model.safetensors")[f"{name}.weight"]
+    width, generator = weight.shape[1], torch.Generator().manual_seed(0)
+    stem = f"base_model.model.{name}"
+    factors = {
+        f"{stem}.lora_A.weight": torch.randn(2, width, generator=generator),
+        f"{stem}.lora_B.weight": torch.randn(weight.shape[0], 2, generator=generator),
+    }
+    save_file(factors, folder / "adapter_model.safetensors")
+    plain = {"peft_type": "LORA", "r": 2, "lora_alpha": 2, "bias": "none", "rank_pattern": {}, "alpha_pattern": {}}
+    (folder / "adapter_config.json").write_text(json.dumps(plain))
+    return str(folder)
+
+
+def test_an_adapter_scores_as_what_it_makes_of_its_base(score: Score, tmp_path: Path) -> None:
+    adapted = f"{BASE}+{lora(tmp_path / 'lora')}"
+    recipe = {"merge_method": "passthrough", "models": [{"model": adapted}], "out_dtype": "float32"}
+    merge_to_folder(Recipe.model_validate(recipe), tmp_path / "merged")
+    words = ("--task", "demo_reverse,demo_pick", "--include", DEMO, "--limit", 20, "--json", "--samples")
+    models = record(score(adapted, tmp_path / "merged", BASE, *words))["models"]
+    assert models[0]["samples"] == models[1]["samples"]
+    assert models[0]["samples"] != models[2]["samples"]
+
+
+def broken(folder: Path) -> str:
+    """The base with NaN in its first norm."""
+    shutil.copytree(BASE, folder)
+    tensors = load_file(folder / "model.safetensors")
+    name = next(name for name in tensors if name.endswith("input_layernorm.weight"))
+    tensors[name] = torch.full_like(tensors[name], torch.nan)
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    return str(folder)
+
+
+def test_one_bad_model_costs_no_other(score: Score, tmp_path: Path) -> None:
+    shutil.copytree(SORT, tmp_path / "silent", ignore=shutil.ignore_patterns("tokenizer*", "special_tokens*"))
+    models = (broken(tmp_path / "nan"), BASE, tmp_path / "silent", "no/such-model-anywhere", PICK)
+    output = tmp_path / "scores.json"
+    words = ("--task", "demo_pick", "--include", DEMO, "--limit", 10, "--output", output)
+    code, out, err = score(*models, *words)
+    assert code == 2
+    assert "Traceback" not in err
+    errors = [line for line in err.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 3
+    expected = (("nan", "NaN"), ("silent", "tokenizer"), ("no/such-model-anywhere", "Hub"))
+    for line, parts in zip(errors, expected, strict=True):
+        assert all(part in line for part in parts), line
+    assert [row.split()[0] for row in out.splitlines()[2:4]] == ["base", "pick"]
+    assert "less base's" in out
+    assert out.count("not scored") == 3
+    data = json.loads(output.read_text())
+    assert [model["error"] is None for model in data["models"]] == [False, True, False, False, True]
+    assert data["compared_with"] == BASE
+    assert data["complete"] is True
+
+
+BAD: dict[str, tuple[list[object], str]] = {
+    "no task": ([BASE], "--task: none given"),
+    "unknown task": ([BASE, "--task", "demo_pik", "--include", DEMO], "did you mean 'demo_pick'"),
+    "twice a task": ([BASE, "--task", "demo_pick,demo_pick", "--include", DEMO], "named 2 times"),
+    "no folder": ([BASE, "--task", "demo_pick", "--include", DEMO / "nowhere"], "is not a folder"),
+    "limit": ([BASE, "--task", "demo_pick", "--limit", "-3"], "--limit (-3): give 1 or more"),
+    "shots": ([BASE, "--task", "demo_pick", "--num-fewshot", "-1"], "--num-fewshot (-1): give 0 or more"),
+    "batch": ([BASE, "--task", "demo_pick", "--batch-tokens", "0"], "--batch-tokens (0): give 1 or more"),
+    "metric": (
+        [BASE, "--task", "demo_pick", "--include", DEMO, "--metric", "exact_match", "--limit", 2],
+        "--metric (exact_match): no task has it (demo_pick: acc,none)",
+    ),
+    "dtype": ([BASE, "--task", "demo_pick", "--dtype", "float23"], "did you mean 'float32'"),
+    "device": ([BASE, "--task", "demo_pick", "--device", "cuda:77"], "--device (cuda:77): cannot be used here"),
+    "unit": ([BASE, "--task", "demo_pick", "--loglikelihood-unit", "word"], "give token or byte"),
+    "settings": ([BASE, "--task", "demo_pick", "--gen-kwargs", "temperature"], "is no name=value"),
+    "twice a model": ([BASE, f"{BASE}/../base", "--task", "demo_pick"], "is given twice"),
+    "output": ([BASE, "--task", "demo_pick", "--output", DEMO / "no" / "scores.json"], "its folder does not exist"),
+    "no model": (["no/such-model-anywhere", "--task", "demo_pick"], "no such folder"),
+    "no recipe": (["nowhere.yaml", "--task", "demo_pick"], "nowhere.yaml: cannot be read"),
+    "no template": (
+        [BASE, "--task", "demo_pick", "--include", DEMO, "--apply-chat-template"],
+        "its tokenizer has no chat template",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_mistakes_are_one_message(score: Score, name: str) -> None:
+    words, message = BAD[name]
+    code, out, err = score(*words)
+    assert (code, out) == (2, ""), err
+    assert message in err
+    assert "Traceback" not in err
+    assert len([line for line in err.splitlines() if line]) == 1, err
+
+
+def test_documents_that_are_cut_are_counted(score: Score, folder: Path) -> None:
+    words = ("--task", "choose", "--include", folder, "--limit", 20, "--max-length", 20)
+    code, out, err = score(BASE, *words)
+    assert code == 0, err
+    (model,) = record(score(BASE, *words, "--json"))["models"]
+    cut = model["tasks"]["choose"]["cut_documents"]
+    assert 0 < cut < 20
+    assert out.splitlines()[1].split()[-1] == "cut"
+    assert out.splitlines()[2].split()[-1] == str(cut)
+
+
+def test_a_metric_can_be_put_first(score: Score, folder: Path) -> None:
+    words = ("--task", "choose", "--include", folder, "--limit", 10)
+    plain, asked = score(BASE, SORT, *words)[1], score(BASE, SORT, *words, "--metric", "acc_norm")[1]
+    assert [each.splitlines()[1].split()[1] for each in (plain, asked)] == ["acc", "acc_norm"]
+    assert "acc_norm less base's" in asked
+    assert "acc_norm less base's" not in plain
+
+
+def test_tokenizers_that_differ_are_told(score: Score, folder: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    shutil.copytree(SORT, other)
+    content = json.loads((other / "tokenizer.json").read_text())
+    vocabulary = content["model"]["vocab"]
+    first, second = list(vocabulary)[-2:]
+    vocabulary[first], vocabulary[second] = vocabulary[second], vocabulary[first]
+    (other / "tokenizer.json").write_text(json.dumps(content))
+    (other / "chat_template.jinja").write_text(CHAT)
+    shutil.copytree(BASE, tmp_path / "mine")
+    (tmp_path / "mine" / "chat_template.jinja").write_text(CHAT + "\n")
+    words = ("--task", "choose", "--include", folder, "--limit", 5, "--apply-chat-template")
+    code, out, err = score(tmp_path / "mine", other, *words)
+    assert code == 0, err
+    assert "note: other has other tokens than mine" in out
+    assert "note: other has another chat template than mine" in out
+    assert "tokens" not in score(tmp_path / "mine", other, *words, "--loglikelihood_unit", "byte")[1]
+
+
+@pytest.mark.parametrize(
+    ("texts", "settings"),
+    [
+        (["max_gen_toks=64,do_sample=false"], {"max_gen_toks": 64, "do_sample": False}),
+        (["until=['a,b', 'c'],temperature=1e-1"], {"until": ["a,b", "c"], "temperature": 0.1}),
+        (['{"until": ["x"], "top_p": null}'], {"until": ["x"], "top_p": None}),
+        (["a=1", "a=2,b='3'"], {"a": 2, "b": "3"}),
+        (["name=some text,other=None"], {"name": "some text", "other": None}),
+    ],
+)
+def test_settings_for_generation_are_read_as_lm_eval_does(texts: list[str], settings: dict[str, Any]) -> None:
+    assert gen_kwargs(texts) == settings
+
+
+@pytest.mark.parametrize("text", ["x", "=1", "{a: 1}", '{"a": 1'])
+def test_settings_for_generation_are_refused(text: str) -> None:
+    with pytest.raises(ConfigError, match="--gen-kwargs"):
+        gen_kwargs([text])
+
+
+@pytest.mark.parametrize(
+    ("references", "short"),
+    [
+        (["a/base", "b/sort"], ["base", "sort"]),
+        (["x/one/checkpoint", "x/two/checkpoint"], ["one/checkpoint", "two/checkpoint"]),
+        (["org/model", "org/model@v2"], ["model", "model@v2"]),
+        (["m", "x/m"], ["m", "x/m"]),
+    ],
+)
+def test_labels_are_as_short_as_they_can_be(references: list[str], short: list[str]) -> None:
+    assert labels(references) == short
