@@ -17,7 +17,7 @@ SEED = 0  # of the bootstrap
 
 @dataclass(frozen=True)
 class Value:
-    """A number as lm-eval prints it, with its standard error (None: one document, or an infinite value), and how much
+    """A number as lm-eval prints it, with its standard error (None: there is none to be had), and how much
     it is above that of the model which all are compared with, on the same documents (None: this is the one)."""
 
     value: float
@@ -61,18 +61,29 @@ def first_goals(goals: Sequence[Goal]) -> tuple[Goal, ...]:
     return tuple(first.values())
 
 
-def compare(goals: Sequence[Goal], unit: Unit, ours: Measures, against: Measures | None) -> Comparison:
-    """`ours`, and its differences to `against`, scored on the same documents. Goals without values are left out."""
+def compare(
+    goals: Sequence[Goal],
+    unit: Unit,
+    ours: Measures,
+    against: Measures | None,
+    aggregates: Mapping[str, Mapping[str, float]],
+) -> Comparison:
+    """`ours`, and its differences to `against`, scored on the same documents. Goals without values are left out.
+
+    `aggregates`: task -> measure -> value, of metrics of all documents at once: they have no error and no difference.
+    """
     tasks: dict[str, dict[str, Value]] = {}
     for goal in goals:
         if ours[goal.task].get(goal.measure):
             tasks.setdefault(goal.task, {})[goal.measure] = _metric(goal, ours, against)
-    for goal in first_goals(goals):
-        objective = Objective((goal,), unit=unit).loglikelihood_only()
-        if goal.task in objective.loglikelihoods(ours):
-            values = objective.utilities(ours)
-            theirs = None if against is None else objective.utilities(against)
-            tasks.setdefault(goal.task, {})[LOGLIKELIHOOD] = _value(values, theirs, {goal.task: 1.0})
+    for task, numbers in aggregates.items():
+        for name, number in numbers.items():
+            tasks.setdefault(task, {})[name] = Value(number, None, None)
+    for task in ours:
+        answers = Objective((Goal(task, "", 1.0, True),), metric=0.0, loglikelihood=1.0, unit=unit)
+        if answers.loglikelihoods(ours):
+            theirs = None if against is None else answers.utilities(against)
+            tasks.setdefault(task, {})[LOGLIKELIHOOD] = _value(answers.utilities(ours), theirs, {task: 1.0})
     return Comparison(tasks, _mean(first_goals(goals), ours, against))
 
 

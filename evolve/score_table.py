@@ -52,13 +52,12 @@ def tables(result: Result) -> Iterator[str]:
     rows = [row for row in result.rows if row.comparison is not None]
     for task, asked in result.asked.items():
         if not any(row.comparison and task in row.comparison.tasks for row in rows):
-            yield f"{task}: none of its metrics is a number for each document"
+            yield f"{task}: its metrics have no value"
             continue
-        names = [goal.measure for goal in result.goals if goal.task == task]
-        compared = next((name for name in names if _of(rows, task, name)), LOGLIKELIHOOD)
-        shown = [name for name in (*names, LOGLIKELIHOOD) if _of(rows, task, name)]
+        shown = _shown(result, rows, task)
         some_cut = any(row.cut.get(task) for row in rows)
         head = ["model", *(_heading(name, task, result) for name in shown)]
+        compared = shown[0]
         head += [f"{_plain(compared)} less {result.against}'s (95 %)"] * (len(rows) > 1) + ["cut"] * some_cut
         body = []
         for row in rows:
@@ -175,15 +174,19 @@ def _finite(data: Any) -> Any:
     return None if isinstance(data, float) and not math.isfinite(data) else data
 
 
-def _of(rows: Sequence[Row], task: str, name: str) -> bool:
-    return any(row.comparison is not None and name in row.comparison.tasks.get(task, {}) for row in rows)
+def _shown(result: Result, rows: Sequence[Row], task: str) -> list[str]:
+    """The task's columns: its goals in their order, then what has no number for each document, then the likelihood."""
+    found = [name for row in rows if row.comparison is not None for name in row.comparison.tasks.get(task, {})]
+    goals = [goal.measure for goal in result.goals if goal.task == task]
+    others = [name for name in dict.fromkeys(found) if name not in goals and name != LOGLIKELIHOOD]
+    return [name for name in (*goals, *others, LOGLIKELIHOOD) if name in found]
 
 
 def _heading(name: str, task: str, result: Result) -> str:
     if name == LOGLIKELIHOOD:
         return f"{name}/{result.unit}"
-    goal = next(goal for goal in result.goals if goal.task == task and goal.measure == name)
-    return _plain(name) + ("" if goal.higher_is_better else " (lower is better)")
+    lower = any(goal.task == task and goal.measure == name and not goal.higher_is_better for goal in result.goals)
+    return _plain(name) + " (lower is better)" * lower
 
 
 def _plain(name: str) -> str:

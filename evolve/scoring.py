@@ -23,6 +23,7 @@ from evolve.merging import usable_device
 from evolve.score_options import ScoreOptions, score_options
 from evolve.score_table import Asked, Result, Row, as_json, line, tables
 from evolve.subject import Subject, labels, opened
+from tasks.aggregates import aggregates
 from tasks.errors import TaskError
 from tasks.length import too_long
 from tasks.metric import all_metrics
@@ -137,7 +138,7 @@ class Session:
             label,
             dtype=subject.dtype,
             max_length=room,
-            comparison=compare(self._goals, options.unit, answers.measures, against),
+            comparison=compare(self._goals, options.unit, answers.measures, against, aggregates(prepared, "all")),
             measures=answers.measures,
             cut={task: count for task, (count, _) in cut.items()},
             seconds={"load": loaded - start, **answers.seconds},
