@@ -26,7 +26,8 @@ class Target:
 class Ending:
     """A sequence to be continued: where its keys and values are, once the batch has run.
 
-    `trunk`: stems, from the top; then the positions `inside` the row `row`; `hidden`: of `Batch.hidden`, its last token.
+    `trunk`: stems, from the top; then the positions `inside` the row `row`; `hidden`: of
+    `Batch.hidden`, its last token.
     """
 
     sequence: int

@@ -18,7 +18,7 @@ SOFTMAX_ROWS = 64  # rows of logits turned into log-probabilities at once, which
 MASKS = 64 * 2**20  # bytes of masks remembered between candidates
 
 
-class TrunkLayer(DynamicLayer):
+class TrunkLayer(DynamicLayer):  # type: ignore[misc]
     """A layer's cache that gives attention the trunk and the pass's own keys, and remembers the latter."""
 
     def __init__(self, trunk: tuple[torch.Tensor, torch.Tensor] | None = None) -> None:
@@ -42,7 +42,8 @@ class TrunkLayer(DynamicLayer):
 
 @dataclass
 class Answers:
-    """By answer: the log-probability of its token in float32, whether it is the likeliest one, and whether it is there."""
+    """By answer: the log-probability of its token in float32, whether that is the likeliest one, and whether it is
+    there."""
 
     logprob: torch.Tensor
     greedy: torch.Tensor
@@ -65,7 +66,8 @@ class Forward:
         self.model: Any = model
         self.dtype = next(model.parameters()).dtype
         self.device = next(model.parameters()).device
-        self.head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
+        embeddings: Any = getattr(model, "get_output_embeddings", lambda: None)
+        self.head = embeddings()
         self.seconds, self.tokens = 0.0, 0
         self._masks: dict[int, tuple[Batch, torch.Tensor]] = {}
         self._held = 0

@@ -1,82 +1,65 @@
-"""lm-eval's HFLM around a model that stays in memory while its weights change.
-
-The answers are HFLM's own, bit for bit; what is added around it: token ids are looked up instead of made
-again, forward passes are timed, nothing is printed, and NaN during generation is noticed.
-"""
+"""lm-eval's own loop, for what cannot be shared: encoder-decoder models, sampled text, recurrent models that write."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+from lm_eval.api.instance import Instance
+from lm_eval.defaults import DEFAULT_OTHER_SEED
 from lm_eval.models.huggingface import HFLM
 
-from tasks.loglikelihood import Batch, Encoded, plan_batches, run_batches
+from tasks.errors import NotFinite, TaskError
 
 
 class LanguageModel(HFLM):  # type: ignore[misc]
-    """`HFLM(pretrained=model)` with log-softmax in float32, remembering the token ids of every prompt.
+    """`HFLM(pretrained=model)` with log-softmax in float32 that remembers token ids and prints nothing.
 
-    `seconds` is the time spent in the model since `reset`: forward passes, and generation as a whole (the
-    loop over new tokens is transformers' own). On a GPU, work that is still queued when a call returns is
-    not in it. `nan_seen` tells whether a generation step since `reset` had NaN logits.
+    `seconds` is the time spent in the model since it was last set to 0: forward passes, and generation as a whole.
     """
 
-    def __init__(
-        self, model: torch.nn.Module, tokenizer: Any, *, batch_size: int, max_length: int | None = None
-    ) -> None:
+    def __init__(self, model: torch.nn.Module, tokenizer: Any, *, max_length: int | None = None) -> None:
         self._encoded: dict[Any, list[int]] = {}
-        self._batches: dict[Any, tuple[torch.Tensor, torch.Tensor]] = {}
-        self._plans: dict[Any, tuple[tuple[Batch, ...], Any]] = {}
         super().__init__(
-            pretrained=model,
-            tokenizer=tokenizer,
-            batch_size=batch_size,
-            max_length=max_length,
-            softmax_dtype="float32",
+            pretrained=model, tokenizer=tokenizer, batch_size=1, max_length=max_length, softmax_dtype="float32"
         )
-        self.reset()
-
-    def reset(self) -> None:
-        """Forget times and NaN of the last candidate."""
         self.seconds = 0.0
         self._nan: list[torch.Tensor] = []
 
-    @property
-    def nan_seen(self) -> bool:
-        return bool(self._nan) and bool(torch.stack(self._nan).any())
+    def ask(self, instances: Sequence[Instance], batch_size: int) -> None:
+        """Put the answers into `resps`: one call of the model per kind of request, repeats included.
+
+        Raises NotFinite for NaN and TaskError for a request that lm-eval refuses.
+        """
+        self.batch_size_per_gpu = batch_size
+        kinds: dict[str, list[Instance]] = {}
+        for instance in instances:
+            kinds.setdefault(instance.request_type, []).extend([instance] * (instance.repeats or 1))
+        for kind, asked in kinds.items():
+            try:
+                with torch.random.fork_rng():
+                    torch.manual_seed(DEFAULT_OTHER_SEED)  # as simple_evaluate does before a run
+                    answers = getattr(self, kind)(asked, disable_tqdm=True)
+            except AssertionError as error:  # lm-eval's way to refuse a request
+                reason = str(error) or "an answer without tokens, or one longer than the context"
+                raise TaskError(
+                    f"tasks: lm-eval cannot ask a {kind} request ({reason}); see the task's file"
+                ) from error
+            for instance, answer in zip(asked, answers, strict=True):
+                instance.resps.append(answer)
+                number = answer[0] if isinstance(answer, tuple) else answer
+                if number != number:
+                    raise NotFinite(broken(instance, "log-probability"))
+            if self._nan and bool(torch.stack(self._nan).any()):
+                raise NotFinite(broken(asked[0], "next-token logits"))
 
     def tok_encode(self, string: str, add_special_tokens: bool | None = None, **keywords: Any) -> list[int]:
         key = (string, add_special_tokens, *keywords.items())
         if key not in self._encoded:
             self._encoded[key] = super().tok_encode(string, add_special_tokens, **keywords)
         return self._encoded[key]
-
-    def tok_batch_encode(self, strings: Any, *arguments: Any, **keywords: Any) -> tuple[torch.Tensor, torch.Tensor]:
-        key = (tuple(strings), arguments, *keywords.items())
-        if key not in self._batches:
-            self._batches[key] = super().tok_batch_encode(list(strings), *arguments, **keywords)
-        return self._batches[key]
-
-    def loglikelihood(self, requests: Any, disable_tqdm: bool = True) -> Any:
-        if self.backend != "causal":
-            return super().loglikelihood(requests, disable_tqdm=True)
-        key = tuple(map(id, requests))
-        if key not in self._plans:
-            encoded = [self._encode(*request.args) for request in requests]
-            batches = plan_batches(encoded, batch_size=self.batch_size, max_length=self.max_length, device=self.device)
-            self._plans[key] = (batches, tuple(requests))  # the requests are kept: their identities are the key
-        return run_batches(self._plans[key][0], self._model_call, count=len(requests))
-
-    def _encode(self, context: str, continuation: str) -> Encoded:
-        """Token ids as `TemplateLM.loglikelihood` makes them: an empty context becomes the prefix token."""
-        if context:
-            pair: Encoded = self._encode_pair(context, continuation)
-            return pair
-        ids = self.tok_encode(continuation, add_special_tokens=False)
-        return (ids[:1], ids[1:]) if ids[:1] == [self.prefix_token_id] else ([self.prefix_token_id], ids)
 
     def _loglikelihood_tokens(self, requests: Any, disable_tqdm: bool = True, override_bs: int | None = None) -> Any:
         # `loglikelihood_rolling` asks for a progress bar per batch.
@@ -86,6 +69,7 @@ class LanguageModel(HFLM):  # type: ignore[misc]
         return self._timed(super()._model_call, *arguments, **keywords)
 
     def _model_generate(self, *arguments: Any, **keywords: Any) -> Any:
+        self._nan = []
         # One logit of each row tells: NaN anywhere in the last hidden state makes the whole row NaN.
         hook = self.model.register_forward_hook(
             lambda module, inputs, output: self._nan.append(torch.isnan(output.logits[:, -1, 0]).any())
@@ -101,3 +85,10 @@ class LanguageModel(HFLM):  # type: ignore[misc]
             return call(*arguments, **keywords)
         finally:
             self.seconds += time.perf_counter() - start
+
+
+def broken(instance: Instance, what: str) -> str:
+    return (
+        f"task {instance.task_name!r}: document {instance.doc_id}: the {what} is NaN; "
+        "the model's weights overflow or are not finite"
+    )

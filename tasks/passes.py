@@ -78,7 +78,8 @@ class Planner:
     def below(self, node: int, carried: Nodes) -> tuple[list[Row], list[Row]]:
         """Rows and stems for everything below `node`; `carried` is the path to it that is not in the trunk."""
         small = [child for child in self.tree.children[node] if self.fits(child, carried)]
-        rows, stems = self.packed(small, carried), []
+        rows = self.packed(small, carried)
+        stems: list[Row] = []
         for child in self.tree.children[node]:
             if not self.fits(child, carried):
                 path = (*carried, child)

@@ -1,9 +1,4 @@
-"""Score a model on one of the three sets, document by document, as stock lm-eval does on the same ids.
-
-All requests of a kind go to the model in one call, tasks together, since that is how `lm_eval` batches a
-run with these tasks: a document's neighbours in its batch, and so its last bits, are the same there and
-here.
-"""
+"""Score a model on a set of documents: lm-eval's answers, document by document, in the forward passes they need."""
 
 from __future__ import annotations
 
@@ -11,30 +6,37 @@ import math
 import time
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from itertools import chain
 from typing import Any
 
 import torch
-from lm_eval.api.instance import Instance
-from lm_eval.defaults import DEFAULT_OTHER_SEED
+from lm_eval.models.utils import resolve_max_length
 
+from tasks.asked import Asked, Documents
 from tasks.errors import NotFinite, TaskError
+from tasks.forward import Forward
+from tasks.judge import Judge
 from tasks.language_model import LanguageModel
-from tasks.prepared import Prepared, PreparedTask
+from tasks.memory import SMALLEST, Allowance
+from tasks.prepared import Prepared
 from tasks.prompts import DocumentRequests
 from tasks.quiet import silence_libraries
+from tasks.sharing import bears_sharing
 from tasks.spec import SetName
 
-SCORER_VERSION = 1  # of what a score means: another one makes all recorded scores strangers
-TOKENS = 256  # of a request, for the size of a batch
+SCORER_VERSION = 2  # of what a score means: another one makes all recorded scores strangers
+PLANS = 4  # sets of documents whose plans are remembered: the next candidate is asked the same
+LONGEST = 2048  # lm-eval's context for a model that names none
 
 
 @dataclass(frozen=True)
 class Score:
     """A model's answers to one set, judged.
 
-    `measures`: task -> measure -> document id -> value, as lm-eval records it (not turned round); a measure is a
-    metric with its filter, such as `acc,none`. `seconds`: "forward" in the model, "other" around it.
+    `measures`: task -> measure -> document id -> value. Measures are every metric after every filter, named as lm-eval
+    names them (`acc,none`), one number a document as lm-eval records it (not turned round); of metrics that are pairs
+    the second number as `word_perplexity,none/weight`; and where a task has right answers `loglikelihood`, the natural
+    logarithm of the probability of the likeliest of them, with its length in `gold_tokens` and `gold_bytes`.
+    `seconds`: "forward" in the model, "other" around it.
     """
 
     measures: Mapping[str, Mapping[str, Mapping[int, float]]]
@@ -44,105 +46,106 @@ class Score:
 class Scorer:
     """A model in memory and what it is asked; `score` may be called whenever the model's weights changed.
 
-    The model is put on `device` and in eval mode. `batch_tokens` is tokens per forward pass.
+    The model is put on `device` and in eval mode. `batch_tokens`: tokens in one forward pass, at most, padding
+    included; fewer when memory runs out.
     """
 
     def __init__(
         self, prepared: Prepared, model: torch.nn.Module, tokenizer: Any, *, batch_tokens: int, device: str = "cpu"
     ) -> None:
         silence_libraries()
-        if batch_tokens < 1:
-            raise TaskError(f"batch_tokens: {batch_tokens}; give 1 or more")
-        batch_size = max(1, batch_tokens // TOKENS)
+        if batch_tokens < SMALLEST:
+            raise TaskError(f"batch_tokens: {batch_tokens}; give {SMALLEST} or more")
         self.prepared = prepared
-        self._model = LanguageModel(
-            model.to(device), tokenizer, batch_size=batch_size, max_length=prepared.prompt.max_length
+        self._model: Any = model.to(device).eval()
+        self._tokenizer = tokenizer
+        self._forward, self._allowance = Forward(self._model), Allowance(batch_tokens)
+        self._max_length = prepared.prompt.max_length or resolve_max_length(
+            self._model.config, tokenizer, default=LONGEST
         )
+        self._share = bears_sharing(self._model)
+        self._lm_eval: LanguageModel | None = None
+        self._judges = {name: Judge(task) for name, task in prepared.tasks.items()}
+        self._asked: dict[Any, tuple[Documents, Asked | None]] = {}
 
     def score(self, which: SetName, only: Mapping[str, Collection[int]] | None = None) -> Score:
         """Ask and judge the set's documents, or of each task those that `only` names.
 
-        Raises NotFinite when answers or values are NaN, TaskError when lm-eval cannot ask or judge.
+        Raises NotFinite when answers or values are NaN, TaskError when lm-eval cannot ask or judge, MemoryError when
+        not even small forward passes fit.
         """
         start = time.perf_counter()
-        requests = {
-            name: tuple(each for each in documents if only is None or each.id in only.get(name, ()))
-            for name, documents in self.prepared.requests(which).items()
-        }
-        self._model.reset()
-        self._answer([instance for each in chain(*requests.values()) for instance in each.instances])
-        measures = {
-            name: {str(self.prepared.tasks[name].metric): _judge(self.prepared.tasks[name], documents)}
-            for name, documents in requests.items()
-        }
+        documents, asked = self._plan(which, only)
+        self._forward.seconds = 0.0
+        for each in (each for its in documents.values() for each in its):
+            for instance in each.instances:
+                instance.resps.clear()
+                instance.filtered_resps.clear()
+        if asked is not None:
+            asked.ask(self._forward, self._allowance)
+        forward = self._forward.seconds + self._ask_lm_eval(documents, asked)
+        measures = {}
+        for name, its in documents.items():
+            measures[name] = self._judges[name].measures(its) | right_answers(asked, its)
         total = time.perf_counter() - start
-        return Score(measures, {"forward": self._model.seconds, "other": total - self._model.seconds})
+        return Score(measures, {"forward": forward, "other": total - forward})
 
-    def _answer(self, instances: list[Instance]) -> None:
-        """Fill `resps` of every instance: one call of the model per kind of request, repeats included."""
-        kinds: dict[str, list[Instance]] = {}
-        for instance in instances:
-            instance.resps.clear()
-            instance.filtered_resps.clear()
-            kinds.setdefault(instance.request_type, []).extend([instance] * (instance.repeats or 1))
-        for kind, asked in kinds.items():
-            try:
-                with torch.random.fork_rng(enabled=_samples(asked)):
-                    if _samples(asked):  # as simple_evaluate does before a run
-                        torch.manual_seed(DEFAULT_OTHER_SEED)
-                    answers = getattr(self._model, kind)(asked, disable_tqdm=True)
-            except AssertionError as error:  # lm-eval's way to refuse a request
-                reason = str(error) or "an answer without tokens, or one longer than the context"
-                raise TaskError(
-                    f"tasks: lm-eval cannot ask a {kind} request ({reason}); see the task's file"
-                ) from error
-            for instance, answer in zip(asked, answers, strict=True):
-                instance.resps.append(answer)
-                number = answer[0] if isinstance(answer, tuple) else answer
-                if isinstance(number, float) and math.isnan(number):
-                    raise NotFinite(_broken(instance, "log-probability"))
-            if self._model.nan_seen:
-                raise NotFinite(_broken(asked[0], "next-token logits"))
+    def _plan(self, which: SetName, only: Mapping[str, Collection[int]] | None) -> tuple[Documents, Asked | None]:
+        """The documents, and what is asked of a decoder-only model."""
+        key = (which, None if only is None else tuple((name, tuple(sorted(ids))) for name, ids in sorted(only.items())))
+        if key not in self._asked:
+            if len(self._asked) == PLANS:
+                del self._asked[next(iter(self._asked))]
+            documents = {
+                name: tuple(each for each in its if only is None or each.id in only.get(name, ()))
+                for name, its in self.prepared.requests(which).items()
+            }
+            asked = None
+            if not self._model.config.is_encoder_decoder:
+                asked = Asked(documents, self._model, self._tokenizer, max_length=self._max_length, share=self._share)
+            self._asked[key] = documents, asked
+        return self._asked[key]
 
+    def _ask_lm_eval(self, documents: Documents, asked: Asked | None) -> float:
+        """What lm-eval's own loop has to answer; returns the seconds in the model."""
+        left = (
+            [instance for its in documents.values() for each in its for instance in each.instances]
+            if asked is None
+            else asked.left
+        )
+        if not left:
+            return 0.0
+        if self._lm_eval is None:
+            self._lm_eval = LanguageModel(self._model, self._tokenizer, max_length=self.prepared.prompt.max_length)
+        loop = self._lm_eval
+        loop.seconds = 0.0
+        longest = max(len(loop.tok_encode(str(instance.args[0]))) for instance in left)
 
-def _judge(each: PreparedTask, documents: tuple[DocumentRequests, ...]) -> dict[int, float]:
-    """The metric's value of every document, by the task's own filters and `process_results`."""
-    if not documents:
-        return {}
-    pipeline = next(pipeline for pipeline in each.task._filters if pipeline.name == each.metric.filter)
-    pipeline.apply([instance for document in documents for instance in document.instances])
-    values = {}
-    for document in documents:
-        answers = [instance.filtered_resps[each.metric.filter] for instance in document.instances]
-        judged = each.task.process_results(document.document, answers)
-        values[document.id] = _value(judged, each, document.id)
-    return values
+        def work(tokens: int) -> None:
+            for instance in left:
+                instance.resps.clear()
+            loop.ask(left, max(1, tokens // longest))
 
-
-def _value(judged: Mapping[str, Any], each: PreparedTask, identity: int) -> float:
-    where = f"task {each.spec.task!r}: document {identity}"
-    if each.metric.name not in judged:
-        given = ", ".join(judged) or "none"
-        raise TaskError(f"{where}: no value of {each.metric.name!r} (given: {given}); see the task's process_results")
-    try:
-        value = float(judged[each.metric.name])
-    except (TypeError, ValueError) as error:
-        shown = repr(judged[each.metric.name])[:60]
-        raise TaskError(f"{where}: {each.metric.name!r} is {shown}, not a number; use another metric") from error
-    if math.isnan(value):
-        raise NotFinite(f"{where}: {each.metric.name!r} is NaN; the model's answers are broken")
-    return value
+        self._allowance.within(work)
+        return loop.seconds
 
 
-def _samples(instances: list[Instance]) -> bool:
-    """Whether any of the requests asks for sampled rather than greedy text."""
-    return any(
-        instance.request_type == "generate_until" and instance.args[1].get("do_sample") for instance in instances
-    )
-
-
-def _broken(instance: Instance, what: str) -> str:
-    return (
-        f"task {instance.task_name!r}: document {instance.doc_id}: the {what} is NaN; "
-        "the model's weights overflow or are not finite"
-    )
+def right_answers(asked: Asked | None, documents: Collection[DocumentRequests]) -> dict[str, dict[int, float]]:
+    """The measures `loglikelihood`, `gold_tokens` and `gold_bytes` of the documents that have them."""
+    found: dict[str, dict[int, float]] = {}
+    for each in documents:
+        best: tuple[float, int, int] | None = None
+        if [instance.request_type for instance in each.instances] == ["loglikelihood_rolling"]:
+            (text,), (_, ids) = each.instances[0].args, each.encoded[0]
+            best = float(each.instances[0].resps[0]), len(ids), len(text.encode())
+        for gold in each.gold:
+            total = None if asked is None else asked.likelihood(gold.encoded)
+            if total is not None and (best is None or total > best[0]):
+                best = total, len(gold.encoded[1]), gold.bytes
+        if best is None:
+            continue
+        if math.isnan(best[0]):
+            raise NotFinite(f"document {each.id}: the log-probability of the right answer is NaN; the model is broken")
+        for name, value in zip(("loglikelihood", "gold_tokens", "gold_bytes"), best, strict=True):
+            found.setdefault(name, {})[each.id] = value
+    return found

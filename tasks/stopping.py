@@ -11,11 +11,13 @@ from transformers.generation.logits_process import RepetitionPenaltyLogitsProces
 
 # Settings that change nothing of greedy text, or that are read here.
 HARMLESS = frozenset(
-    "bos_token_id eos_token_id pad_token_id decoder_start_token_id max_length max_new_tokens use_cache do_sample temperature top_p "
-    "top_k min_p top_h typical_p epsilon_cutoff eta_cutoff transformers_version _from_model_config cache_implementation cache_config "
-    "return_dict_in_generate output_scores output_logits output_attentions output_hidden_states repetition_penalty renormalize_logits "
-    "num_return_sequences stop_strings max_time compile_config disable_compile low_memory trust_remote_code num_beams "
-    "length_penalty early_stopping".split()
+    """
+    bos_token_id eos_token_id pad_token_id decoder_start_token_id max_length max_new_tokens use_cache
+    do_sample temperature top_p top_k min_p top_h typical_p epsilon_cutoff eta_cutoff transformers_version
+    _from_model_config cache_implementation cache_config return_dict_in_generate output_scores output_logits
+    output_attentions output_hidden_states repetition_penalty renormalize_logits num_return_sequences
+    compile_config disable_compile low_memory trust_remote_code num_beams length_penalty early_stopping
+    """.split()  # noqa: SIM905
 )
 TAIL = 8  # tokens looked at beyond as many as a stop string has characters
 
@@ -71,4 +73,6 @@ def is_plain_greedy(settings: GenerationConfig) -> bool:
     if settings.do_sample or (settings.num_beams or 1) != 1 or (settings.num_return_sequences or 1) != 1:
         return False
     usual = GenerationConfig().to_dict()
-    return all(value == usual.get(name) or not value for name, value in settings.to_dict().items() if name not in HARMLESS)
+    return all(
+        value == usual.get(name) or not value for name, value in settings.to_dict().items() if name not in HARMLESS
+    )

@@ -57,7 +57,9 @@ class Tree:
 def separate(sequences: Sequence[Tokens]) -> Tree:
     """A tree in which nothing is shared: one node a sequence."""
     nodes = tuple(range(1, len(sequences) + 1))
-    return Tree(((), *sequences), (0,) * (len(sequences) + 1), (nodes, *(() for _ in nodes)), (0,) * (len(sequences) + 1), nodes)
+    return Tree(
+        ((), *sequences), (0,) * (len(sequences) + 1), (nodes, *(() for _ in nodes)), (0,) * (len(sequences) + 1), nodes
+    )
 
 
 @dataclass

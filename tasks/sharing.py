@@ -1,0 +1,85 @@
+"""Whether a model bears that shared prefixes are evaluated once: asked of the model itself, not of a list of names.
+
+Attention with a mask of our own, positions of our own and kept keys and values has to give what plain passes give.
+Recurrent layers, positions that follow from the order of the tokens, and model code that ignores what it is given do
+not, and are found out by the difference. A window of attention cannot be seen in a short trial; it stands in the
+configuration.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from tasks.batch import Batch, Target, batches_of
+from tasks.continuing import Continuing
+from tasks.forward import Answers, Forward, KeysValues
+from tasks.passes import Pass, Row
+from tasks.tree import token_tree
+
+PART = 0.1  # of what another prefix changes: sharing may change no more, and rounding in bfloat16 changes far less
+STEM, BRANCH, ASKED = 6, 4, 32  # tokens of the trial: shared, of each branch, and whose log-probabilities are compared
+
+
+def longest_shareable(model: Any) -> int | None:
+    """The longest sequence, in tokens, in which attention reaches back to the first one; None: any."""
+    config = model.config.get_text_config()
+    windows = [getattr(config, "attention_chunk_size", None)]
+    if getattr(config, "use_sliding_window", True):
+        windows.append(getattr(config, "sliding_window", None))
+    return min((int(window) for window in windows if window), default=None)
+
+
+def bears_sharing(model: Any) -> bool:
+    """Whether a small tree of tokens gives the log-probabilities, and the next step, that plain passes give."""
+    if model.config.is_encoder_decoder:
+        return False
+    vocabulary = int(model.config.get_text_config().vocab_size)
+    drawn = torch.randint(vocabulary, (2 * STEM + 3 * BRANCH,), generator=torch.Generator().manual_seed(0)).tolist()
+    stems = drawn[:STEM], drawn[STEM : 2 * STEM]
+    first, *others = (drawn[2 * STEM + place * BRANCH :][:BRANCH] for place in range(3))
+    # Branches that part with their first token.
+    branches = [first, *([(first[0] + 1 + place) % vocabulary, *other[1:]] for place, other in enumerate(others))]
+    sequences, strangers = ([(*stem, *branch) for branch in branches] for stem in stems)
+    forward = Forward(model)
+    try:
+        plain, other = plain_trial(forward, sequences), plain_trial(forward, strangers)
+        shared = shared_trial(forward, sequences)
+    except Exception:  # model code of any kind meets arguments that it does not know
+        return False
+    return bool((plain - shared).abs().mean() <= PART * (plain - other).abs().mean())
+
+
+def plain_trial(forward: Forward, sequences: list[tuple[int, ...]]) -> torch.Tensor:
+    """Log-probabilities of the first ASKED tokens of the vocabulary after each sequence, and after the first one with
+    its first token behind it."""
+    with torch.inference_mode():
+        ids = torch.tensor(sequences, device=forward.device)
+        after = forward.model(input_ids=ids, use_cache=False).logits[:, -1]
+        longer = forward.model(input_ids=torch.cat([ids[:1], ids[:1, :1]], dim=1), use_cache=False).logits[:, -1]
+    return torch.cat([after, longer]).float().log_softmax(dim=-1)[:, :ASKED].flatten()
+
+
+def shared_trial(forward: Forward, sequences: list[tuple[int, ...]]) -> torch.Tensor:
+    """The same: the stem first, below it two branches in one row and one in another, then one step further."""
+    tree = token_tree(sequences, longest=STEM)
+    (stem,) = tree.children[0]
+    first, second, third = tree.children[stem]
+    passes = (
+        Pass((), (Row((stem,)),), keep=True),
+        Pass((stem,), (Row((first, second)), Row((third,))), drop=(stem,)),
+    )
+    vocabulary = int(forward.model.config.get_text_config().vocab_size)
+    asked = min(ASKED, vocabulary)
+    targets = [Target(end, BRANCH - 1, token, asked * place + token)
+               for place, end in enumerate(tree.ends) for token in range(asked)]  # fmt: skip
+    answers = Answers.of(len(targets), forward.device)
+    going = Continuing(forward, 1, STEM + BRANCH + 1)
+
+    def started(batch: Batch, made: KeysValues, trunk: KeysValues | None, logits: torch.Tensor) -> None:
+        going.begin([0], batch, batch.endings[0], made, trunk)
+
+    forward.run(batches_of(tree, passes, targets, {tree.ends[0]: 0}, forward.device), answers, started)
+    longer = going.step([sequences[0][0]]).float().log_softmax(dim=-1)[0, :asked]
+    return torch.cat([answers.logprob, longer])
