@@ -19,7 +19,7 @@ from pydantic import (
 
 from engine.lookup import nearest
 from engine.strict_yaml import load_yaml
-from evolve.config_forms import Bounds, Layers, Objectives, Section, Shares, kind
+from evolve.config_forms import Bounds, Layers, Objectives, Section, Settings, Shares, kind
 from evolve.errors import ConfigError
 
 BUDGET_KEYS = ("search.trials", "search.hours", "search.documents")  # with `run.*`: may change at any start
@@ -98,7 +98,7 @@ class Score(Section):
     apply_chat_template: bool = False
     fewshot_as_multiturn: bool = True
     system_instruction: str | None = None
-    gen_kwargs: dict[str, Any] = Field({}, description="generation settings over the tasks' own: {max_gen_toks: 64}")
+    gen_kwargs: Settings = Field({}, description="generation settings over the tasks' own: {max_gen_toks: 64}")
     allow_benchmarks: bool = Field(False, description="search on public benchmarks, which the report then says")
 
     @property

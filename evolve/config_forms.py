@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
@@ -61,6 +62,21 @@ Layers = Annotated[
     | Annotated[Smooth, Tag("<range>")],
     Discriminator(lambda value: "<range>" if isinstance(value, Smooth) else kind(value)),
 ]
+
+
+def plain_settings(values: dict[str, Any]) -> dict[str, Any]:
+    """Only what JSON bears: a resolved search.yaml must say the same again."""
+    for name, value in values.items():
+        try:
+            again = json.loads(json.dumps(value, allow_nan=False))
+        except (TypeError, ValueError):
+            again = None
+        if again != value:
+            raise ValueError(f"{name} must be a text, a number, true or false, or a list of them, got {value!r:.60}")
+    return values
+
+
+Settings = Annotated[dict[str, Any], AfterValidator(plain_settings)]
 
 
 class Shares(Section):

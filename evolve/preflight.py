@@ -43,6 +43,7 @@ def preflight(config: SearchConfig, say: Callable[[str], None] = lambda _: None)
     check_disk(config, planned)
     check_base(setting.base, config.run.trust_remote_code)
     workers = local_workers(setting) if config.run.address == "local" else None
+    setting.objective  # noqa: B018  (a task without right answers is refused where they are needed)
     documents = setting.prepared.documents
     for task, sets in documents.items():
         say(f"task {task}: {len(sets.search)} search, {len(sets.selection)} selection, {len(sets.report)} report")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Callable
 from types import TracebackType
 
 from rich.console import Console
@@ -32,6 +33,7 @@ class ProgressLog:
         self._done, self._total, self._name = 0, 0, ""
         self._best: Trial | None = None
         self._failed, self._shown = 0, 0.0
+        self._shown_as: Callable[[Trial], str] = lambda trial: f"{trial.value:.4f}"
 
     def __enter__(self) -> ProgressLog:
         self._bar.start()
@@ -57,6 +59,10 @@ class ProgressLog:
             self._shown = time.monotonic()
             self.say(f"{self._name}: {self._done} of {self._total}{what and f', {what}'}")
 
+    def show_trials(self, shown_as: Callable[[Trial], str]) -> None:
+        """How a scored trial is put in words from now on."""
+        self._shown_as = shown_as
+
     def replayed(self, trials: int, moved: int) -> None:
         if moved:
             self.say(
@@ -74,5 +80,5 @@ class ProgressLog:
             self.say(f"candidate {trial.id} failed ({trial.failure.kind}): {trial.failure.message}")
         elif self._best is None or (trial.value or 0) > (self._best.value or 0):
             self._best = trial
-        best = "" if self._best is None else f"best so far {100 * (self._best.value or 0):.1f} (search documents)"
+        best = "" if self._best is None else f"best so far {self._shown_as(self._best)} (search documents)"
         self.step(best + (f", {self._failed} failed" if self._failed else ""))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from evolve.config import SearchConfig
+from evolve.figures import Figures, fine
 from evolve.trial import Trial
 from search_spaces.space import SearchSpace
 
@@ -22,6 +24,7 @@ class Facts:
     """Everything the report is made from; `verdict` is `Verdict.as_dict()`."""
 
     config: SearchConfig
+    figures: Figures
     trials: Sequence[Trial]
     verdict: dict[str, Any]
     recipe: str
@@ -32,26 +35,27 @@ class Facts:
     reserved: Sequence[str]  # tasks whose few-shot examples were set aside from the scored split
 
 
-def points(value: float) -> str:
-    """A difference of scores in points (hundredths)."""
-    return f"{100 * value:+.1f}"
-
-
-def interval(gain: dict[str, float]) -> str:
-    return f"{points(gain['mean'])} ({points(gain['low'])} to {points(gain['high'])})"
-
-
-def headline(verdict: dict[str, Any]) -> str:
-    """One sentence that claims no more than the interval bears."""
+def headline(verdict: dict[str, Any], figures: Figures) -> str:
+    """What the metric's interval bears, whatever was maximised: log-likelihoods are a means, the metric is the end."""
     best = next(row for row in verdict["rows"] if row["name"] == verdict["best"])
     gain = best["gain"]
     unscored = f" that could be scored (not {', '.join(verdict['failed'])})" if verdict["failed"] else ""
     against = f"{best['name']}, the strongest of the {len(verdict['rows']) - 1} models and plain merges{unscored}"
+    shown = figures.interval(gain) + figures.unit
     if gain["low"] > 0:
-        return f"The merge is better than {against}: {interval(gain)} points."
+        return f"The merge is better than {against}: {shown}."
+    likelier = likelihood_text(best, figures)
     if gain["high"] < 0:
-        return f"The merge is worse than {against}: {interval(gain)} points. Use {best['name']} instead."
-    return f"No difference from {against} could be shown: {interval(gain)} points."
+        return f"The merge is worse than {against}: {shown}. Use {best['name']} instead.{likelier}"
+    return f"No difference from {against} could be shown: {shown}.{likelier}"
+
+
+def likelihood_text(best: dict[str, Any], figures: Figures) -> str:
+    """A sentence where the search was after likelier answers and found them, but no better metric."""
+    gain = best.get("loglikelihood_gain")
+    if figures.objective.is_metric or not gain or gain["low"] <= 0:
+        return ""
+    return f" Its right answers are likelier, {fine(gain)} {figures.nats}, but the metric does not show it."
 
 
 def report_text(facts: Facts) -> str:
@@ -59,12 +63,13 @@ def report_text(facts: Facts) -> str:
     verdict, config = facts.verdict, facts.config
     sections = [
         f"# {config.name}",
-        headline(verdict),
+        headline(verdict, facts.figures),
         "Measured on the report documents, which the search never saw; 95 % intervals from a paired bootstrap "
-        "over documents. Scores are in hundredths.",
+        f"over documents. {'Metrics are' if facts.figures.plain else 'Scores are in hundredths,'} as lm-eval prints "
+        "them; a gain is positive where the winner is better, also where a metric should fall.",
         *warnings(facts),
         "## On the report documents",
-        model_table(verdict, config),
+        model_table(verdict, facts.figures),
         "## The finalists",
         finalist_text(facts),
         "## The recipe",
@@ -95,34 +100,83 @@ def warnings(facts: Facts) -> list[str]:
     return notes
 
 
-def model_table(verdict: dict[str, Any], config: SearchConfig) -> str:
-    tasks = [task.task for task in config.score.tasks]
-    head = ["model", *tasks, "mean", "winner's gain (95 % interval)"]
+def model_table(verdict: dict[str, Any], figures: Figures) -> str:
+    goals, rows = figures.objective.goals, verdict["rows"]
+    tasks = [goal.task for goal in goals]
+    means = rows[0]["mean"] is not None
+    head = ["model", *tasks, *(["mean"] if means else []), "winner's gain (95 % interval)"]
     lines = [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}"]
-    for row in verdict["rows"]:
-        name = f"**{row['name']}**" if row["kind"] == "winner" else row["name"]
-        scores = [f"{100 * row['metrics'][task]:.1f}" for task in tasks]
-        mean = f"{100 * row['mean']:.1f} ± {100 * row['standard_error']:.1f}"
-        gain = interval(row["gain"]) if row["gain"] else ""
-        lines.append(f"| {' | '.join([name, *scores, mean, gain])} |")
-    metrics = ", ".join(f"{task.task}: {task.metric}" for task in config.score.tasks)
-    lines.append(f"\nMetrics: {metrics}. ± is one standard error of the mean over tasks.")
-    return "\n".join(lines)
+    for row in rows:
+        mean = f"{figures.metric(row['mean'])} ± {figures.metric(row['standard_error'])}" if means else ""
+        cells = [*(figures.metric(row["metrics"][task]) for task in tasks), *([mean] if means else [])]
+        lines.append(f"| {' | '.join([titled(row), *cells, figures.interval(row['gain']) if row['gain'] else ''])} |")
+    falling = [goal.task for goal in goals if not goal.higher_is_better]
+    note = f" Lower is better: {', '.join(falling)}." if falling else ""
+    error = " ± is one standard error of the mean over tasks." if means else ""
+    metrics = ", ".join(f"{goal.task}: {goal.measure.removesuffix(',none')}" for goal in goals)
+    lines.append(f"\nMetrics: {metrics}.{error}{note}")
+    return "\n".join([*lines, *likelihood_table(rows, tasks, figures)])
+
+
+def likelihood_table(rows: Sequence[dict[str, Any]], tasks: Sequence[str], figures: Figures) -> list[str]:
+    """The right answers' log-likelihoods, where any task has them, and the objective's gain where it is a mix."""
+    answered = [task for task in tasks if all(task in row.get("loglikelihoods", {}) for row in rows)]
+    if not answered:
+        return []
+    mixed = any(row.get("objective_gain") for row in rows)
+    whole = any(row.get("loglikelihood_gain") for row in rows)
+    head = ["model", *answered, *(["winner's gain (95 % interval)"] if whole else [])]
+    head += ["gain of the objective"] if mixed else []
+    lines = [f"\nLog-likelihood of the right answers, {figures.nats}:\n"]
+    lines += [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}"]
+    for row in rows:
+        gains = [row.get("loglikelihood_gain")] * whole + [row.get("objective_gain")] * mixed
+        cells = [f"{row['loglikelihoods'][task]:.4f}" for task in answered]
+        lines.append(f"| {' | '.join([titled(row), *cells, *(fine(gain) if gain else '' for gain in gains)])} |")
+    return lines
+
+
+def titled(row: dict[str, Any]) -> str:
+    return f"**{row['name']}**" if row["kind"] == "winner" else str(row["name"])
 
 
 def finalist_text(facts: Facts) -> str:
-    lines = ["| finalist | search documents | selection documents |", "|---|---|---|"]
-    for finalist in facts.verdict["finalists"]:
-        search = "" if finalist["search"] is None else f"{100 * finalist['search']:.1f}"
-        lines.append(f"| {finalist['name']} | {search} | {100 * finalist['selection']:.1f} |")
-    winner, report = facts.verdict["finalists"][0], facts.verdict["rows"][0]["mean"]
-    if winner["search"] is not None:
+    figures, finalists = facts.figures, facts.verdict["finalists"]
+    mixed = not figures.objective.is_metric
+    head = ["finalist", "search documents", "selection documents"]
+    head += ["objective (search)", "objective (selection)"] if mixed else []
+    lines = [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}"]
+    for finalist in finalists:
+        cells = [finalist["name"], *(shown(finalist, name, figures) for name in ("search", "selection"))]
+        values = [finalist["search"], finalist["selection"]] if mixed else []
+        cells += ["" if value is None else f"{value:.4f}" for value in values]
+        lines.append(f"| {' | '.join(cells)} |")
+    winner, row = finalists[0], facts.verdict["rows"][0]
+    before, after = shown(winner, "search", figures), figures.mean(row["metrics"])
+    if before:
+        by = " by the objective" if mixed else ""
         lines.append(
-            f"\nThe winner, {winner['name']}, scored {100 * winner['search']:.1f} on the search documents and "
-            f"{100 * report:.1f} on the report documents ({points(report - winner['search'])}); what a search score "
-            "has above the report's is luck and fitting. Finalists are ranked on the selection documents alone."
+            f"\nThe winner, {winner['name']}, scored {before} on the search documents and {after} on the report "
+            f"documents{loss(winner, row, figures)}; what a search score is better than the report's is luck and "
+            f"fitting. Finalists are ranked on the selection documents alone{by}."
         )
     return "\n".join(lines)
+
+
+def loss(winner: dict[str, Any], row: dict[str, Any], figures: Figures) -> str:
+    """What the winner's mean lost between the search and the report documents, where there is a mean."""
+    metrics = winner.get("metrics", {}).get("search")
+    before = figures.objective.mean_metric(metrics) if metrics else winner["search"]
+    return "" if before is None or row["mean"] is None else f" ({figures.gap(row['mean'] - before)})"
+
+
+def shown(finalist: dict[str, Any], documents: str, figures: Figures) -> str:
+    """A finalist's metric on one set, or nothing where it was not scored."""
+    metrics = finalist.get("metrics", {}).get(documents)
+    if metrics:
+        return figures.mean(metrics)
+    value = finalist[documents]  # of a ledger that holds no metrics of finalists
+    return "" if value is None or not figures.objective.is_metric else figures.metric(value)
 
 
 def search_text(facts: Facts) -> str:
@@ -173,6 +227,7 @@ def stock_command(facts: Facts, num_fewshot: int | None) -> str:
         f"--samples {shlex.quote(f'{config.folder}/documents/report.json')}",
         f"--batch_size {STOCK_BATCH}",
         *([] if num_fewshot is None else [f"--num_fewshot {num_fewshot}"]),
+        *([f"--gen_kwargs {shlex.quote(json.dumps(score.gen_kwargs))}"] if score.gen_kwargs else []),
         *(["--apply_chat_template"] if score.apply_chat_template else []),
         *([f"--system_instruction {shlex.quote(score.system_instruction)}"] if score.system_instruction else []),
         "--log_samples --output_path checked",
@@ -181,13 +236,14 @@ def stock_command(facts: Facts, num_fewshot: int | None) -> str:
 
 
 def trials_csv(space: SearchSpace, trials: Sequence[Trial]) -> str:
-    """A line a trial: identity, score, error, tasks, failure, seconds, then every gene."""
+    """A line a trial: identity, objective, error, failure, seconds, metrics and log-likelihoods by task, genes."""
     tasks = list(dict.fromkeys(task for trial in trials for task in trial.tasks))
+    answered = list(dict.fromkeys(task for trial in trials for task in trial.loglikelihoods))
     genes = [gene.name for gene in space.genes]
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     head = ["id", "generation", "value", "standard_error", "documents", "failure", "seconds", "digest"]
-    writer.writerow([*head, *tasks, *genes])
+    writer.writerow([*head, *tasks, *(f"loglikelihood {task}" for task in answered), *genes])
     for trial in trials:
         values = space.named(trial.point)
         writer.writerow(
@@ -201,6 +257,7 @@ def trials_csv(space: SearchSpace, trials: Sequence[Trial]) -> str:
                 round(trial.seconds.get("total", 0.0), 3),
                 trial.digest[:16],
                 *(trial.tasks.get(task, "") for task in tasks),
+                *(trial.loglikelihoods.get(task, "") for task in answered),
                 *(values[gene] for gene in genes),
             ]
         )

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from evolve.atomic import write_text
 from evolve.errors import RunError
+from evolve.figures import recorded_figures
 from evolve.guard import load_run, storage_url
 from evolve.ledger import Ledger
 from evolve.report import Facts, headline, report_text
@@ -25,8 +26,10 @@ def report(folder: Path) -> None:
             f"{folder / 'best.yaml'}: cannot be read ({error.strerror or error}); "
             f"`evolve run {folder / 'search.yaml'}` writes it again"
         ) from None
+    figures = recorded_figures(ledger, config)
     facts = Facts(
         config=config,
+        figures=figures,
         trials=ledger.trials(),
         verdict=verdict,
         recipe=recipe,
@@ -37,4 +40,4 @@ def report(folder: Path) -> None:
         reserved=made["reserved"],
     )
     write_text(folder / "report.md", report_text(facts))
-    print(f"{headline(verdict)}\nwrote {folder / 'report.md'}")
+    print(f"{headline(verdict, figures)}\nwrote {folder / 'report.md'}")

@@ -20,6 +20,7 @@ from evolve.budget import Budget
 from evolve.config import SearchConfig, load_config
 from evolve.environment import describe
 from evolve.executor import Executor
+from evolve.figures import Figures
 from evolve.guard import guard, resolved, sole_driver
 from evolve.items import Items
 from evolve.lease import Lease
@@ -60,6 +61,7 @@ def drive(config: SearchConfig, findings: Findings, ledger: Ledger, lease: Lease
     executor = Remembering(LazyExecutor(config, findings, log.say), Items(config.folder / "items"), Keys(setting))
     try:
         log.stage("search", config.search.trials)
+        log.show_trials(Figures(setting.objective).trial)
         optimizer = setting.optimizer()
         trials = search(
             setting.space,
@@ -74,7 +76,7 @@ def drive(config: SearchConfig, findings: Findings, ledger: Ledger, lease: Lease
         verdict = finish(config, findings, ledger, lease, executor, trials, optimizer.recommend(), log)
     finally:
         executor.close()
-    log.say(f"\n{headline(verdict)}\n{where(config.folder)}")
+    log.say(f"\n{headline(verdict, Figures(setting.objective))}\n{where(config.folder)}")
 
 
 def finish(
@@ -148,6 +150,7 @@ def write_report(
     setting = findings.setting
     facts = Facts(
         config=config,
+        figures=Figures(setting.objective),
         trials=trials,
         verdict=verdict.as_dict(),
         recipe=winner.to_yaml(),

@@ -7,6 +7,7 @@ from datetime import timedelta
 from pathlib import Path
 
 from evolve.config import SearchConfig
+from evolve.figures import Figures, recorded_figures
 from evolve.guard import holder_of, load_run, storage_url
 from evolve.ledger import Ledger
 from evolve.report import headline, where
@@ -21,22 +22,26 @@ def status(folder: Path) -> None:
     holder = holder_of(config)
     print(f"{config.name}: {len(trials)} of {config.search.trials} candidates")
     print(f"driver: {holder or 'none at work'}")
-    for line in facts(trials, config, driven=holder is not None):
+    figures = recorded_figures(ledger, config)
+    for line in facts(trials, config, figures, driven=holder is not None):
         print(line)
     verdict = ledger.attribute("verdict")
     if verdict:
-        print(f"{headline(verdict)}\n{where(folder)}")
+        print(f"{headline(verdict, figures)}\n{where(folder)}")
 
 
-def facts(trials: list[Trial], config: SearchConfig, driven: bool) -> list[str]:
+def facts(trials: list[Trial], config: SearchConfig, figures: Figures, driven: bool) -> list[str]:
     lines = []
     scored = [trial for trial in trials if trial.value is not None]
     if scored:
         best = max(scored, key=lambda trial: trial.value or 0.0)
         lines.append(
-            f"best on the search documents: {100 * (best.value or 0):.1f} ± {100 * best.standard_error:.1f} "
+            f"best on the search documents: {figures.trial(best)} "
             f"(candidate {best.id}; overstated, being the best of many)"
         )
+        if best.loglikelihoods:
+            answers = ", ".join(f"{task} {value:.4f}" for task, value in best.loglikelihoods.items())
+            lines.append(f"its right answers' log-likelihood, {figures.nats}: {answers}")
     failures = Counter(trial.failure.kind for trial in trials if trial.failure)
     lines += [f"failed: {count} ({kind})" for kind, count in sorted(failures.items())]
     rate = rate_of(trials)

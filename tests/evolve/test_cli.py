@@ -115,7 +115,7 @@ def test_tables_are_shown() -> None:
     assert "ties: " in methods
     assert "per_layer: " in spaces
     assert "cma: " in optimizers
-    assert "batch_size: 32" in config
+    assert "batch_tokens: 8192" in config
 
 
 def test_tasks_are_those_of_the_folders_else_lm_evals_own() -> None:

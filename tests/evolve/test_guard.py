@@ -50,6 +50,7 @@ def test_budgets_and_the_run_section_may_change(tmp_path: Path, ledger: Ledger) 
     guard(ledger, config(tmp_path), IDENTITY)
     for changes in (
         {"search__trials": 99, "search__hours": 2.0, "search__documents": 1000},
+        {"score__batch_tokens": 512},
         {"run__workers": 7, "run__storage": f"sqlite:///{tmp_path}/run/study.db", "run__output": str(tmp_path)},
     ):
         assert not guard(ledger, resolved(config(tmp_path, **changes), 4), IDENTITY)
@@ -62,6 +63,7 @@ def test_budgets_and_the_run_section_may_change(tmp_path: Path, ledger: Ledger) 
         ({"space__parameters": {"weight": {"low": 0.2, "high": 1}}}, r"low \(was 0\.1, is 0\.2\)"),
         ({"space__parameters": {}}, r"space\.parameters"),
         ({"score__documents": {"search": 50}}, r"score\.documents\.search \(was 100, is 50\)"),
+        ({"score__objective": "loglikelihood"}, r"score\.objective \(was 'metric', is 'loglikelihood'\)"),
         ({"search__optimizer": "tpe"}, r"search\.optimizer \(was 'cma', is 'tpe'\)"),
         ({"search__population": 6}, r"search\.population \(was 4, is 6\)"),
     ],

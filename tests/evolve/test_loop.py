@@ -27,11 +27,13 @@ from search_spaces.assemble import Spec
 from search_spaces.bounds import Choices, Range
 from search_spaces.depth import Family
 from search_spaces.space import SearchSpace, search_space
+from tasks.objective import Goal, Objective
 from tasks.score import Score
 
 FAMILY = Family("base", ("math", "code"), 4, ("embed",), "float32")
 DOCUMENTS = 5
 WEIGHTS = {"sums": 1.0, "colours": 3.0}
+OBJECTIVE = Objective(tuple(Goal(task, "acc,none", weight, True) for task, weight in WEIGHTS.items()))
 Judge = Callable[[Recipe], Outcome]
 
 
@@ -60,9 +62,8 @@ def judge(recipe: Recipe) -> Outcome:
     """A cheap deterministic score of the recipe's numbers."""
     found = numbers(recipe.model_dump(exclude={"seed"}))
     value = -sum((each - 0.6) ** 2 for each in found) / len(found)
-    values = {task: {i: value + i / 10 for i in range(DOCUMENTS)} for task in WEIGHTS}
-    metrics = {task: sum(each.values()) / DOCUMENTS for task, each in values.items()}
-    return Score(values, metrics, dict.fromkeys(WEIGHTS, True), value, {"forward": 0.0, "other": 0.0})
+    values = {task: {"acc,none": {i: value + i / 10 for i in range(DOCUMENTS)}} for task in WEIGHTS}
+    return Score(values, {"forward": 0.0, "other": 0.0})
 
 
 def judge_with_failures(recipe: Recipe) -> Outcome:
@@ -128,7 +129,7 @@ def start(
     budget = Budget.of(Search(trials=trials, documents=documents), before, ledger.events("start"))
     ledger.add_event("start", trials=len(before))
     optimizer = OPTIMIZERS[name].make(Problem(space.genes, space.start, seed, size))
-    found = search(space, optimizer, workers, ledger, budget, WEIGHTS, watcher=watcher or Silent(), check=check)
+    found = search(space, optimizer, workers, ledger, budget, OBJECTIVE, watcher=watcher or Silent(), check=check)
     assert found == ledger.trials()
     return found
 

@@ -11,12 +11,14 @@ from typing import Any
 import pytest
 
 from evolve.config import SearchConfig
-from evolve.report import Facts, headline, points, report_text, trials_csv, where
+from evolve.figures import Figures
+from evolve.report import Facts, headline, report_text, trials_csv, where
 from evolve.trial import Failure, Trial
 from search_spaces import SPACES
 from search_spaces.assemble import Spec
 from search_spaces.depth import Family
 from search_spaces.space import search_space
+from tasks.objective import Goal, Objective
 
 CONFIG = SearchConfig.model_validate(
     {
@@ -28,6 +30,9 @@ CONFIG = SearchConfig.model_validate(
             "max_length": 512,
         },
     }
+)
+FIGURES = Figures(
+    Objective((Goal("sums", "acc,none", 1.0, True), Goal("colours", "exact_match,none", 2.0, True))),
 )
 SEARCH_SCORE = 0.98765  # no sentence may sell this as the result
 
@@ -71,6 +76,7 @@ def trial(number: int, value: float | None = 0.5) -> Trial:
         standard_error=1 / 7,
         documents=0 if failure else 200,
         tasks={} if failure else {"sums": 1 / 3, "colours": 2 / 3},
+        loglikelihoods={} if failure else {"sums": -1 / 3},
         failure=failure,
         seconds={"total": 1.23456},
     )
@@ -79,6 +85,7 @@ def trial(number: int, value: float | None = 0.5) -> Trial:
 def facts(**changes: Any) -> Facts:
     plain: dict[str, Any] = {
         "config": CONFIG,
+        "figures": FIGURES,
         "trials": [trial(0, SEARCH_SCORE), trial(1, None), trial(2, 0.1)],
         "verdict": verdict(),
         "recipe": "merge_method: ties\n",
@@ -92,19 +99,19 @@ def facts(**changes: Any) -> Facts:
 
 
 def test_a_gain_is_claimed_where_the_interval_lies_above_zero() -> None:
-    assert headline(verdict()) == (
+    assert headline(verdict(), FIGURES) == (
         "The merge is better than math, the strongest of the 3 models and plain merges: +5.0 (+2.0 to +8.1) points."
     )
 
 
 @pytest.mark.parametrize("gain", [(0.02, -0.01, 0.05), (0.02, 0.0, 0.05), (0.0, 0.0, 0.0), (-0.02, -0.05, 0.0)])
 def test_no_gain_is_claimed_where_zero_is_inside(gain: tuple[float, float, float]) -> None:
-    assert headline(verdict(gain)).startswith("No difference from math")
-    assert "better" not in headline(verdict(gain))
+    assert headline(verdict(gain), FIGURES).startswith("No difference from math")
+    assert "better" not in headline(verdict(gain), FIGURES)
 
 
 def test_a_loss_is_said_with_what_to_use() -> None:
-    text = headline(verdict((-0.05, -0.08, -0.02)))
+    text = headline(verdict((-0.05, -0.08, -0.02)), FIGURES)
     assert "is worse than math" in text
     assert text.endswith("Use math instead.")
 
@@ -113,7 +120,7 @@ def test_the_headline_says_where_it_was_measured() -> None:
     text = report_text(facts())
     lines = [line for line in text.splitlines() if line]
     assert lines[0] == "# three-skills"
-    assert lines[1] == headline(verdict())
+    assert lines[1] == headline(verdict(), FIGURES)
     assert "report documents, which the search never saw" in lines[2]
     assert "95 %" in lines[2]
 
@@ -185,14 +192,76 @@ def test_the_command_to_check_it() -> None:
         "--model_args pretrained=results/three-skills/checkpoint",
         "max_length=512",
         "--include_path my_tasks/",
-        "--batch_size 32",
+        "--batch_size 16",
     ):
         assert words in command
     assert "apply_chat_template" not in command
 
 
-def test_points_have_a_sign() -> None:
-    assert [points(value) for value in (0.1234, -0.05, 0.0)] == ["+12.3", "-5.0", "+0.0"]
+def test_gaps_have_a_sign() -> None:
+    assert [FIGURES.gap(value) for value in (0.1234, -0.05, 0.0)] == ["+12.3", "-5.0", "+0.0"]
+
+
+def perplexities() -> tuple[Figures, dict[str, Any]]:
+    """A run on two texts whose perplexity should fall, searched by the log-likelihood."""
+    goals = tuple(Goal(task, "word_perplexity,none", 1.0, False, "weighted_perplexity") for task in ("sums", "colours"))
+    told = verdict((0.5, -0.2, 1.1))
+    for each, perplexity in zip(told["rows"], (12.5, 19.0, 13.0, 14.0), strict=True):
+        each |= {"metrics": {"sums": perplexity, "colours": perplexity}, "mean": perplexity, "standard_error": 0.25}
+        each["loglikelihoods"] = {"sums": -1.5, "colours": -2.5}
+        each["loglikelihood_gain"] = {"mean": 0.05, "low": 0.01, "high": 0.09} if each["gain"] else None
+    for each in told["finalists"]:
+        each["metrics"] = {name: {"sums": 12.0, "colours": 13.0} for name in ("search", "selection")}
+    return Figures(Objective(goals, metric=0.0, loglikelihood=1.0)), told
+
+
+def test_perplexities_are_shown_as_they_are() -> None:
+    figures, told = perplexities()
+    text = report_text(facts(figures=figures, verdict=told))
+    _, *rows = table(text, "On the report documents")
+    assert rows[0] == ["**winner**", "12.5000", "12.5000", "12.5000 ± 0.2500", ""]
+    assert rows[1][-1] == "+0.2500 (+0.2000 to +0.3000)"
+    assert "Lower is better: sums, colours." in text
+    assert not re.search(r"(?<![\w+])-1[0-9]\.", text), "a perplexity with a sign"
+    assert "| trial 7 | 12.5000 | 12.5000 |" in text
+
+
+def test_likelier_answers_without_a_better_metric_are_said_as_that() -> None:
+    figures, told = perplexities()
+    text = headline(told, figures)
+    assert text.startswith("No difference from math")
+    assert "likelier, +0.0500 (+0.0100 to +0.0900) nats a token, but the metric does not show it" in text
+    assert "likelier" not in headline(told, FIGURES), "a search for the metric was not after them"
+    told["rows"][2]["loglikelihood_gain"]["low"] = -0.01
+    assert "likelier" not in headline(told, figures)
+
+
+def test_the_report_shows_log_likelihoods_whatever_was_maximised() -> None:
+    _, told = perplexities()
+    text = report_text(facts(verdict=told))
+    assert "| math | -1.5000 | -2.5000 | +0.0500 (+0.0100 to +0.0900) |" in text
+    assert "Log-likelihood" not in report_text(facts())
+
+
+def test_a_mixed_objective_has_its_gain_in_a_column() -> None:
+    _, told = perplexities()
+    for each in told["rows"][1:]:
+        each["objective_gain"] = {"mean": 0.1, "low": 0.05, "high": 0.15}
+    mixed = Figures(Objective(FIGURES.objective.goals, metric=1.0, loglikelihood=0.2))
+    text = report_text(facts(figures=mixed, verdict=told))
+    assert "gain of the objective" in text
+    assert "| math | -1.5000 | -2.5000 | +0.0500 (+0.0100 to +0.0900) | +0.1000 (+0.0500 to +0.1500) |" in text
+
+
+def test_no_mean_is_made_of_metrics_that_rise_and_fall() -> None:
+    goals = (Goal("sums", "acc,none", 1.0, True), Goal("colours", "brier_score,none", 1.0, False))
+    told = verdict()
+    for each in told["rows"]:
+        each["mean"] = None
+    text = report_text(facts(figures=Figures(Objective(goals)), verdict=told))
+    head, *rows = table(text, "On the report documents")
+    assert head == ["model", "sums", "colours", "winner's gain (95 % interval)"]
+    assert rows[0] == ["**winner**", "64.0", "65.5", ""]
 
 
 def test_trials_csv_comes_back_as_the_same_numbers() -> None:
@@ -212,6 +281,7 @@ def test_trials_csv_comes_back_as_the_same_numbers() -> None:
         assert float(line["standard_error"]) == each.standard_error
         assert int(line["documents"]) == each.documents
         assert {task: float(line[task]) for task in ("sums", "colours") if line[task]} == each.tasks
+        assert (float(line["loglikelihood sums"]) if each.loglikelihoods else None) == each.loglikelihoods.get("sums")
         assert {gene.name: float(line[gene.name]) for gene in space.genes} == space.named(each.point)
         assert each.digest.startswith(line["digest"])
     assert lines[1]["failure"] == 'merge: rows, "quoted"\nand broken'

@@ -242,6 +242,6 @@ def test_an_evaluator_holds_one_module_at_a_time(tmp_path: Path, monkeypatch: py
     jobs = [job, Job("b", "search", folder=str(tmp_path / "out")), Job("c", "search", recipe=frankenmerge()), job, job]
     outcomes = [evaluator.evaluate(each).outcome for each in jobs]
     assert not [outcome for outcome in outcomes if isinstance(outcome, Failure)]
-    scores = [outcome.values for outcome in outcomes if isinstance(outcome, Score)]
+    scores = [outcome.measures for outcome in outcomes if isinstance(outcome, Score)]
     assert scores[0] == scores[1] == scores[3] == scores[4]
     assert len(alive) == 4  # the base, the folder, the deeper one, the base again

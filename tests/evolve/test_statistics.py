@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from evolve import statistics
-from evolve.statistics import oriented, paired_difference, standard_error, weighted_mean
+from evolve.statistics import paired_difference, standard_error, weighted_mean
 
 Values = dict[str, dict[int, float]]
 
@@ -119,11 +119,6 @@ def test_a_seed_gives_one_interval_whatever_the_order_of_documents() -> None:
 def test_other_documents_are_refused() -> None:
     with pytest.raises(ValueError, match="a: the two models were scored on different documents"):
         paired_difference(values(a=[1, 2, 3]), values(a=[1, 2]), {"a": 1.0}, 0)
-
-
-def test_lower_is_better_is_turned_round() -> None:
-    scores = values(loss=[1, 2], acc=[0, 1])
-    assert oriented(scores, {"loss": False, "acc": True}) == values(loss=[-1, -2], acc=[0, 1])
 
 
 @settings(max_examples=50, deadline=None)

@@ -14,12 +14,15 @@ import yaml
 
 from evolve.config import SearchConfig
 from evolve.errors import RunError
+from evolve.figures import Figures
 from evolve.guard import sole_driver
 from evolve.reporting import report
 from evolve.status import facts, status
 from evolve.trial import Failure, Trial
 from search_spaces.gene import Gene
+from tasks.objective import Goal, Objective
 
+FIGURES = Figures(Objective((Goal("t", "acc,none", 1.0, True),)))
 ROOT = Path(__file__).parents[2]
 
 
@@ -79,7 +82,7 @@ def test_a_run_that_can_only_be_read(config: SearchConfig, capsys: pytest.Captur
 
 def test_days_are_days(config: SearchConfig) -> None:
     slow = [trial(i, 0.5, 3600.0 * i) for i in range(5)]
-    assert facts(slow, config, driven=True)[-1] == "rate: 1 candidates an hour, 8 days, 3:00:00 left"
+    assert facts(slow, config, FIGURES, driven=True)[-1] == "rate: 1 candidates an hour, 8 days, 3:00:00 left"
 
 
 def test_a_run_that_has_not_ended_has_no_report(config: SearchConfig) -> None:

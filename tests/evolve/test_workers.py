@@ -29,7 +29,7 @@ def setting(**changes: Any) -> Setting:
     data: dict[str, Any] = {
         "name": "run",
         "models": {"base": str(MODELS / "base"), "sources": [str(MODELS / "a"), str(MODELS / "b")]},
-        "score": {"tasks": [{"task": "t", "metric": "acc"}], "batch_size": changes.pop("batch_size", 8)},
+        "score": {"tasks": [{"task": "t", "metric": "acc"}], "batch_tokens": changes.pop("batch_tokens", 2048)},
         "run": changes,
     }
     return Setting(SearchConfig.model_validate(data))
@@ -46,7 +46,7 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 def test_a_worker_needs_its_process_and_more_for_larger_batches() -> None:
-    small, large = worker_bytes(setting()), worker_bytes(setting(batch_size=64))
+    small, large = worker_bytes(setting()), worker_bytes(setting(batch_tokens=16384))
     assert PROCESS_BYTES < small < large < 2 * PROCESS_BYTES
 
 
