@@ -30,8 +30,8 @@ import stock
 import torch
 from asked import Answers, Prompting, Scored
 from families import made, names
+from loading import loaded, tokenizer_of
 from record import leave, phase
-from transformers import AutoModelForCausalLM, AutoTokenizer
 
 ROOT = Path(__file__).resolve().parents[2]
 NEAR = 1e-4  # natural logarithms
@@ -136,18 +136,13 @@ def rounded(mode: Prompting, exact: Scored, versions: Mapping[str, Scored]) -> l
     return rows
 
 
-def loaded(folder: str, dtype: torch.dtype) -> torch.nn.Module:
-    model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, local_files_only=True)
-    return model.eval()  # type: ignore[no-any-return]
-
-
 def runs(given: argparse.Namespace, folders: Sequence[Path], tokenizer: Any) -> Iterator[tuple[list[Any], list[Any]]]:
     """Rows of both tables, mode by mode."""
     for mode in modes(tokenizer, given.demo):
         exact: Scored = {}
         versions: dict[str, Scored] = {"ours": {}, "stock": {}, "stock, float32 softmax": {}}
         rows = []
-        for dtype in (torch.float32, torch.bfloat16):
+        for dtype in ("float32", "bfloat16"):
             model = loaded(given.model, dtype)
             for folder in folders:
                 tasks = [name for name in names(folder) if not given.tasks_named or name in given.tasks_named]
@@ -155,13 +150,13 @@ def runs(given: argparse.Namespace, folders: Sequence[Path], tokenizer: Any) -> 
                     continue
                 asked = ours.prepared(folder, tasks, tokenizer, mode, documents=given.documents)
                 scorer = asked.scorer(model, tokenizer, batch_tokens=given.batch_tokens)
-                where = f"{folder.name}, {mode}, {str(dtype).removeprefix('torch.')}"
+                where = f"{folder.name}, {mode}, {dtype}"
                 mine = asked.scored(phase(f"ours, {where}", partial(asked.score, scorer)))
 
                 peer = partial(stock.evaluated, folder, tasks, model, tokenizer, mode, documents=given.documents,
                                batch_size=given.batch_size)  # fmt: skip
                 theirs = phase(f"stock, {where}", peer)
-                if dtype is torch.float32:
+                if dtype == "float32":
                     rows += [compared(task, mode, mine[task], theirs) for task in tasks]
                     exact |= theirs.scored
                 else:
@@ -188,7 +183,7 @@ def main() -> int:
     if given.threads:
         torch.set_num_threads(given.threads)
     stock.quiet()
-    tokenizer = AutoTokenizer.from_pretrained(given.model, local_files_only=True)
+    tokenizer = tokenizer_of(given.model)
     rows: list[dict[str, Any]] = []
     bfloat16: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as scratch:
