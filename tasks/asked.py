@@ -11,7 +11,7 @@ from lm_eval.api.instance import Instance
 from lm_eval.models.utils import handle_stop_sequences, normalize_gen_kwargs, postprocess_generated_text
 
 from tasks.encoding import Encoded, Encoder
-from tasks.errors import NotFinite, TaskError
+from tasks.errors import NotFinite, TaskError, not_finite
 from tasks.forward import Forward
 from tasks.generation import Generation, Prompt
 from tasks.likelihood import Likelihood, Likelihoods
@@ -74,7 +74,11 @@ class Asked:
         self._found = self._likelihoods.ask(forward, allowance)
         self._answer_likelihoods()
         for written in self._written:
-            made = written.generation.ask(forward, allowance)
+            try:
+                made = written.generation.ask(forward, allowance)
+            except NotFinite:
+                first = written.instances[0]
+                raise not_finite(first.task_name, first.doc_id, "next-token logits") from None
             for instance, ids, stops in zip(written.instances, made, written.stops, strict=True):
                 text = self._tokenizer.decode(ids, skip_special_tokens=True)
                 answer = postprocess_generated_text(text, list(stops), None)
@@ -93,10 +97,7 @@ class Asked:
                 else:
                     continue
                 if total != total:
-                    raise NotFinite(
-                        f"task {instance.task_name!r}: document {each.id}: the log-probability is NaN; the model's "
-                        "weights overflow or are not finite"
-                    )
+                    raise not_finite(instance.task_name, each.id, "log-probability")
 
     def likelihood(self, encoded: Encoded) -> float | None:
         """The log-likelihood of a right answer; None where it does not fit into the context."""

@@ -40,6 +40,13 @@ class NotFinite(TaskError):
     """NaN where a score should be: the candidate is broken, not the task."""
 
 
+def not_finite(task: str | None, document: int | None, what: str) -> NotFinite:
+    """The error for a `log-probability` or other number of a document that is NaN."""
+    return NotFinite(
+        f"task {task!r}: document {document}: the {what} is NaN; the model's weights overflow or are not finite"
+    )
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """`; did you mean 'x' or 'y'?` for the names closest to `name`, or nothing when none is close."""
     close = difflib.get_close_matches(name, sorted(known), n=3, cutoff=0.7)

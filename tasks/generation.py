@@ -118,7 +118,7 @@ class Decoder:
     def _take(self, rows: Sequence[int], logits: torch.Tensor) -> None:
         """The likeliest token goes on each of the rows."""
         if bool(torch.isnan(logits[:, 0]).any()):  # NaN in a hidden state makes the whole row NaN
-            raise NotFinite("tasks: the next-token logits are NaN; the model's weights overflow or are not finite")
+            raise NotFinite("the next-token logits are NaN")
         before = [self._prompts[row].ids + tuple(self._made[row]) for row in rows] if self._stopping.penalty else []
         for row, token in zip(rows, self._stopping.likeliest(logits, before), strict=True):
             self._made[row].append(token)

@@ -11,7 +11,7 @@ from lm_eval.api.instance import Instance
 from lm_eval.defaults import DEFAULT_OTHER_SEED
 from lm_eval.models.huggingface import HFLM
 
-from tasks.errors import NotFinite, TaskError
+from tasks.errors import TaskError, not_finite
 
 
 class LanguageModel(HFLM):  # type: ignore[misc]
@@ -51,9 +51,9 @@ class LanguageModel(HFLM):  # type: ignore[misc]
                 instance.resps.append(answer)
                 number = answer[0] if isinstance(answer, tuple) else answer
                 if number != number:
-                    raise NotFinite(broken(instance, "log-probability"))
+                    raise not_finite(instance.task_name, instance.doc_id, "log-probability")
             if self._nan and bool(torch.stack(self._nan).any()):
-                raise NotFinite(broken(asked[0], "next-token logits"))
+                raise not_finite(asked[0].task_name, asked[0].doc_id, "next-token logits")
 
     def tok_encode(self, string: str, add_special_tokens: bool | None = None, **keywords: Any) -> list[int]:
         key = (string, add_special_tokens, *keywords.items())
@@ -85,10 +85,3 @@ class LanguageModel(HFLM):  # type: ignore[misc]
             return call(*arguments, **keywords)
         finally:
             self.seconds += time.perf_counter() - start
-
-
-def broken(instance: Instance, what: str) -> str:
-    return (
-        f"task {instance.task_name!r}: document {instance.doc_id}: the {what} is NaN; "
-        "the model's weights overflow or are not finite"
-    )

@@ -12,7 +12,7 @@ import torch
 from lm_eval.models.utils import resolve_max_length
 
 from tasks.asked import Asked, Documents
-from tasks.errors import NotFinite, TaskError
+from tasks.errors import TaskError, not_finite
 from tasks.forward import Forward
 from tasks.judge import Judge
 from tasks.language_model import LanguageModel
@@ -145,7 +145,7 @@ def right_answers(asked: Asked | None, documents: Collection[DocumentRequests]) 
         if best is None:
             continue
         if math.isnan(best[0]):
-            raise NotFinite(f"document {each.id}: the log-probability of the right answer is NaN; the model is broken")
+            raise not_finite(each.instances[0].task_name, each.id, "log-probability of the right answer")
         for name, value in zip(("loglikelihood", "gold_tokens", "gold_bytes"), best, strict=True):
             found.setdefault(name, {})[each.id] = value
     return found

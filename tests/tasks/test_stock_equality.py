@@ -78,10 +78,10 @@ def assert_close(first: Any, second: Any) -> None:
 
 
 def ours(scorer: Scorer, task: str) -> dict[int, tuple[float, Any, Any]]:
-    score = scorer.score("search")
+    score, measure = scorer.score("search"), str(scorer.prepared.tasks[task].metric)
     return {
         each.id: (
-            next(iter(score.measures[task].values()))[each.id],
+            score.measures[task][measure][each.id],
             [instance.args for instance in each.instances],
             [instance.resps for instance in each.instances],
         )
@@ -154,7 +154,7 @@ def test_tasks_together_equal_stock_together(
         }
         got = {
             each.id: (
-                next(iter(score.measures[spec.task].values()))[each.id],
+                score.measures[spec.task][f"{metric},{chosen or 'none'}"][each.id],
                 [instance.resps for instance in each.instances],
             )
             for each in prepared.requests("report")[spec.task]
