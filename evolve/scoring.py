@@ -79,7 +79,8 @@ class Session:
                         f"{reference}: its tokenizer has no chat template; leave --apply-chat-template away"
                     )
                 prepared = self._prepare(subject, tokenizer)
-                self._note(label, tokenizer)
+                if len(self.options.models) > 1:
+                    self._note(label, tokenizer)
                 row = self._scored(prepared, subject, label, tokenizer)
         except _TasksWrong as error:
             raise error.problem from None

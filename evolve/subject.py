@@ -131,10 +131,15 @@ def _stored(reference: str, sizes: Iterable[tuple[torch.dtype, int]]) -> str:
 
 
 def labels(references: Sequence[str]) -> list[str]:
-    """Short names for a table: as many last parts of each path as tell all of them apart."""
+    """Short names for a table: of each path as many of its last parts as tell it from all others."""
     parts = [PurePath(reference).parts or (reference,) for reference in references]
-    for count in range(1, max(map(len, parts)) + 1):
-        short = ["/".join(each[-count:]) for each in parts]
-        if len(set(short)) == len(short):
+    counts = [1] * len(parts)
+    while True:
+        short = ["/".join(each[-count:]) for each, count in zip(parts, counts, strict=True)]
+        longer = [
+            count + (short.count(name) > 1 and count < len(each))
+            for each, count, name in zip(parts, counts, short, strict=True)
+        ]
+        if longer == counts:
             return short
-    return list(references)
+        counts = longer

@@ -450,6 +450,7 @@ def test_settings_for_generation_are_refused(text: str) -> None:
         (["x/one/checkpoint", "x/two/checkpoint"], ["one/checkpoint", "two/checkpoint"]),
         (["org/model", "org/model@v2"], ["model", "model@v2"]),
         (["m", "x/m"], ["m", "x/m"]),
+        (["x/one/m", "x/two/m", "best.yaml"], ["one/m", "two/m", "best.yaml"]),
     ],
 )
 def test_labels_are_as_short_as_they_can_be(references: list[str], short: list[str]) -> None:
