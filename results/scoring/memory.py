@@ -84,9 +84,9 @@ def child(given: argparse.Namespace) -> None:
     with torch.inference_mode():
         model(input_ids=torch.ones(1, 8, dtype=torch.long))  # what is allocated once, whatever is scored
     result: dict[str, Any] = {"documents": sum(part.count for part in parts), "failed": None, "measures": {}}
+    unbounded = resource.getrlimit(resource.RLIMIT_DATA)
     if given.room:
-        bound = status("VmData") + given.room * MIB
-        resource.setrlimit(resource.RLIMIT_DATA, (bound, bound))
+        resource.setrlimit(resource.RLIMIT_DATA, (status("VmData") + given.room * MIB, unbounded[1]))
     with peaked() as memory, metered(model, tokenizer) as meter:
         start = time.perf_counter()
         try:
@@ -99,9 +99,7 @@ def child(given: argparse.Namespace) -> None:
         except Exception as error:  # whatever comes out is the finding
             result["failed"] = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
         seconds = time.perf_counter() - start
-    resource.setrlimit(
-        resource.RLIMIT_DATA, (resource.RLIM_INFINITY, resource.RLIM_INFINITY)
-    ) if not given.room else None
+    resource.setrlimit(resource.RLIMIT_DATA, unbounded)  # telling what was found must not fail
     print(json.dumps({**result, **memory, "seconds": seconds, "passes": meter.passes, "most": meter.most}))
 
 

@@ -14,15 +14,17 @@ import torch
 @dataclass
 class Meter:
     """Since it was made: forward passes, tokens that entered the embedding, those of them that are no padding, the
-    most in one pass, and seconds in the model's modules (CPU: calls return when they are done)."""
+    most in one pass, and seconds in the model's modules (CPU: calls return when they are done); `cpu`: the same of the
+    calling thread's processor time, which other processes do not lengthen."""
 
     passes: int = 0
     tokens: int = 0
     real: int = 0
     most: int = 0
     seconds: float = 0.0
+    cpu: float = 0.0
     _depth: int = field(default=0, repr=False)
-    _entered: float = field(default=0.0, repr=False)
+    _entered: tuple[float, float] = field(default=(0.0, 0.0), repr=False)
 
 
 @contextmanager
@@ -40,13 +42,14 @@ def metered(model: Any, tokenizer: Any) -> Iterator[Meter]:
 
     def enter(*_: Any) -> None:
         if meter._depth == 0:
-            meter._entered = time.perf_counter()
+            meter._entered = time.perf_counter(), time.thread_time()
         meter._depth += 1
 
     def leave(*_: Any) -> None:
         meter._depth -= 1
         if meter._depth == 0:
-            meter.seconds += time.perf_counter() - meter._entered
+            meter.seconds += time.perf_counter() - meter._entered[0]
+            meter.cpu += time.thread_time() - meter._entered[1]
 
     # A scorer may call the whole model, or its decoder and its head apart: the outermost call counts.
     parts = [each for each in (model, model.get_decoder(), model.get_output_embeddings()) if each is not None]

@@ -4,9 +4,10 @@
 
 Once for MODEL in bfloat16 on the tasks of the folder TASKS, once for the demo's model in float32 on the demo's tasks,
 with 100 to 1000 documents in all, shared evenly among the tasks. "model" is the time inside the model's modules, taken
-by hooks on them; "outside" is the rest of the call; "forward" and "other" are the scorer's own account. Medians over
-candidates; the first, which plans the batches, stands apart. A candidate has weights of its own, so that nothing that
-depends on them can be kept. Leaves overhead.json and .md.
+by hooks on them; "outside" is the rest of the call, by the clock and in processor time of the calling thread, which
+other processes do not lengthen; "own account" is the scorer's `seconds["other"]`. Medians over candidates; the first,
+which plans the batches, stands apart. A candidate has weights of its own, so that nothing that depends on them can be
+kept. Leaves overhead.json and .md.
 """
 
 from __future__ import annotations
@@ -48,10 +49,11 @@ def measured(
     for number in range(given.candidates + 1):
         disturb(model, number)
         with metered(model, tokenizer) as meter:
-            start = time.perf_counter()
+            start, cpu = time.perf_counter(), time.thread_time()
             score = asked.score(scorer)
-            whole = time.perf_counter() - start
+            whole, cpu = time.perf_counter() - start, time.thread_time() - cpu
         rows.append({"documents": asked.count, "whole": whole, "model": meter.seconds, "outside": whole - meter.seconds,
+                     "outside_cpu": cpu - meter.cpu,
                      "passes": meter.passes, "tokens": meter.tokens, **score.seconds})  # fmt: skip
     return rows
 
@@ -66,6 +68,7 @@ def row(name: str, kind: str, rows: Sequence[dict[str, float]], allowed: float |
         "whole s": middle["whole"],
         "in the model s": middle["model"],
         "outside ms": 1e3 * middle["outside"],
+        "outside ms, processor": 1e3 * middle["outside_cpu"],
         "outside %": 100 * middle["outside"] / middle["whole"],
         "asked, ms at most": 1e3 * bound,
         "kept": "yes" if middle["outside"] <= bound else "NO",
