@@ -109,19 +109,7 @@ class Resident:
 
     def load_folder(self, folder: Path) -> torch.nn.Module:
         """A module loaded afresh from a checkpoint folder."""
-        from transformers import AutoModelForCausalLM
-
-        try:
-            module: Any = AutoModelForCausalLM.from_pretrained(
-                folder, dtype=self._dtype, local_files_only=True, trust_remote_code=self._trust
-            )
-        except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
-            raise ModelError(
-                f"{folder}: transformers cannot load it as a causal language model "
-                f"({' '.join(str(error).split())[:300]}); give a model that AutoModelForCausalLM loads"
-            ) from error
-        loaded: torch.nn.Module = module.to(self._device).eval().requires_grad_(False)
-        return loaded
+        return load_module(folder, dtype=self._dtype, device=self._device, trust_remote_code=self._trust)
 
     def _map(self, module: torch.nn.Module) -> dict[str, torch.Tensor] | None:
         """Checkpoint name -> parameter, if every tensor of the checkpoint is one of the module's.
@@ -179,6 +167,23 @@ def check_base(base: Checkpoint, trust_remote_code: bool = False) -> None:
                 f"{where}: {name} has shape {tuple(stored.shape)}, by its config.json it has {tuple(tensor.shape)}; "
                 "put back the config.json that belongs to these weights"
             )
+
+
+def load_module(folder: Path, *, dtype: torch.dtype, device: str, trust_remote_code: bool = False) -> torch.nn.Module:
+    """The model in a checkpoint folder, ready to be asked. Raises ModelError."""
+    from transformers import AutoModelForCausalLM
+
+    try:
+        module: Any = AutoModelForCausalLM.from_pretrained(
+            folder, dtype=dtype, local_files_only=True, trust_remote_code=trust_remote_code
+        )
+    except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
+        raise ModelError(
+            f"{folder}: transformers cannot load it as a causal language model "
+            f"({' '.join(str(error).split())[:300]}); give a model that AutoModelForCausalLM loads"
+        ) from error
+    loaded: torch.nn.Module = module.to(device).eval().requires_grad_(False)
+    return loaded
 
 
 def load_tokenizer(folder: Path, trust_remote_code: bool = False) -> Any:

@@ -16,7 +16,6 @@ import torch
 
 from engine.errors import EngineError
 from evolve.atomic import write_json
-from evolve.cautions import context_length
 from evolve.comparison import compare, in_order
 from evolve.errors import EvolveError, ModelError
 from evolve.merging import usable_device
@@ -127,18 +126,17 @@ class Session:
 
     def _scored(self, prepared: Prepared, subject: Subject, label: str, tokenizer: Any) -> Row:
         options, start = self.options, time.perf_counter()
-        room = options.max_length or context_length(subject.config)
-        cut = {} if room is None else too_long(prepared, tokenizer, "all", room)
         module = subject.load(self.device, options.trust_remote_code)
         loaded = time.perf_counter()
         scorer = Scorer(prepared, module, tokenizer, batch_tokens=options.batch_tokens, device=self.device)
+        cut = too_long(prepared, tokenizer, "all", scorer.max_length)
         answers = scorer.score("all")
         against = next((row.measures for row in self.rows if row.comparison is not None), None)
         return Row(
             subject.reference,
             label,
             dtype=subject.dtype,
-            max_length=room,
+            max_length=scorer.max_length,
             comparison=compare(self._goals, options.unit, answers.measures, against, aggregates(prepared, "all")),
             measures=answers.measures,
             cut={task: count for task, (count, _) in cut.items()},

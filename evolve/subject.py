@@ -25,7 +25,7 @@ from engine.recipe import Recipe
 from engine.stages import Stage, merge_stages
 from evolve.errors import ModelError
 from evolve.merging import read_recipes
-from evolve.resident import Resident, load_tokenizer
+from evolve.resident import Resident, load_module, load_tokenizer
 from evolve.scratch import scratch
 from evolve.setting import DTYPES
 
@@ -44,10 +44,6 @@ class Subject:
     dtype: str  # to be scored in
 
     @property
-    def config(self) -> dict[str, Any]:
-        return self.checkpoint.config if self.plan is None else self.plan.config
-
-    @property
     def tokenizer_digest(self) -> str:
         """Of the tokenizer's files, its chat template among them."""
         digest = hashlib.sha256()
@@ -62,12 +58,10 @@ class Subject:
 
     def load(self, device: str, trust_remote_code: bool = False) -> torch.nn.Module:
         """The module with its weights. Raises ModelError, and what merging raises."""
-        resident = Resident(
-            self.checkpoint, dtype=DTYPES[self.dtype], device=device, trust_remote_code=trust_remote_code
-        )
-        if self.plan is not None:
-            return resident.merged(self.plan)
-        return resident.module or resident.load_folder(self.checkpoint.folder)
+        how: Any = {"dtype": DTYPES[self.dtype], "device": device, "trust_remote_code": trust_remote_code}
+        if self.plan is None:
+            return load_module(self.checkpoint.folder, **how)
+        return Resident(self.checkpoint, **how).merged(self.plan)
 
 
 def is_recipe(reference: str) -> bool:

@@ -47,7 +47,7 @@ class Scorer:
     """A model in memory and what it is asked; `score` may be called whenever the model's weights changed.
 
     The model is put on `device` and in eval mode. `batch_tokens`: tokens in one forward pass, at most, padding
-    included; fewer when memory runs out.
+    included; fewer when memory runs out. `max_length`: the context in tokens, as lm-eval finds it.
     """
 
     def __init__(
@@ -60,7 +60,7 @@ class Scorer:
         self._model: Any = model.to(device).eval()
         self._tokenizer = tokenizer
         self._forward, self._allowance = Forward(self._model), Allowance(batch_tokens)
-        self._max_length = prepared.prompt.max_length or resolve_max_length(
+        self.max_length = prepared.prompt.max_length or resolve_max_length(
             self._model.config, tokenizer, default=LONGEST
         )
         self._share = bears_sharing(self._model)
@@ -102,7 +102,7 @@ class Scorer:
             }
             asked = None
             if not self._model.config.is_encoder_decoder:
-                asked = Asked(documents, self._model, self._tokenizer, max_length=self._max_length, share=self._share)
+                asked = Asked(documents, self._model, self._tokenizer, max_length=self.max_length, share=self._share)
             self._asked[key] = documents, asked
         return self._asked[key]
 

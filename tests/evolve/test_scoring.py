@@ -152,18 +152,31 @@ def _no_survey(monkeypatch: pytest.MonkeyPatch) -> None:
             ["--gen_kwargs", "max_gen_toks=2,until=['q']"],
             {"gen_kwargs": {"max_gen_toks": 2, "until": ["q"]}},
         ),
+        (
+            ["choose", "write"],
+            ["--num-fewshot", 2, "--apply-chat-template", "--no-fewshot-as-multiturn", "--system-instruction", "do"],
+            {
+                "num_fewshot": 2,
+                "apply_chat_template": True,
+                "fewshot_as_multiturn": False,
+                "system_instruction": "do",
+            },
+        ),
     ],
-    ids=["all kinds", "few-shot", "gen_kwargs"],
+    ids=["all kinds", "few-shot", "gen_kwargs", "chat"],
 )
 def test_numbers_are_lm_evals(
-    score: Score, folder: Path, tasks: list[str], words: list[Any], options: dict[str, Any]
+    score: Score, folder: Path, tmp_path: Path, tasks: list[str], words: list[Any], options: dict[str, Any]
 ) -> None:
+    source = tmp_path / "reverse"
+    shutil.copytree(REVERSE, source)
+    (source / "chat_template.jinja").write_text(CHAT)
     ours = record(
         score(
-            REVERSE, "--tasks", ",".join(tasks), "--include_path", folder, "--limit", 25, "--json", "--samples", *words
+            source, "--tasks", ",".join(tasks), "--include_path", folder, "--limit", 25, "--json", "--samples", *words
         )
     )
-    theirs = stock(REVERSE, folder, tasks, limit=25, bootstrap_iters=400, **options)
+    theirs = stock(str(source), folder, tasks, limit=25, bootstrap_iters=400, **options)
     (model,) = ours["models"]
     for task in tasks:
         expected = theirs["results"][task]
