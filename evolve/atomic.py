@@ -16,8 +16,8 @@ UNFINISHED = ".unfinished"
 
 
 @contextmanager
-def replacing(path: Path, *, mode: int = 0o644) -> Iterator[IO[bytes]]:
-    """A file to write to, which becomes `path` in one step, on disk, when the block ends. Raises RunError."""
+def replacing(path: Path, *, mode: int = 0o644, synced: bool = True) -> Iterator[IO[bytes]]:
+    """A file to write to, which becomes `path` in one step when the block ends (`synced`: on disk). Raises RunError."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=UNFINISHED)
@@ -25,7 +25,8 @@ def replacing(path: Path, *, mode: int = 0o644) -> Iterator[IO[bytes]]:
             with os.fdopen(handle, "wb") as file:
                 yield file
                 file.flush()
-                os.fsync(file.fileno())
+                if synced:
+                    os.fsync(file.fileno())
             os.chmod(name, mode)
             os.replace(name, path)
         except BaseException:

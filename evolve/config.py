@@ -93,7 +93,7 @@ class Score(Section):
     dtype: Literal["float32", "bfloat16", "float16"] | None = Field(
         None, description="of the scored model; null: as the base"
     )
-    batch_tokens: int = Field(8192, ge=1, description="tokens in one forward pass, which bounds its memory")
+    batch_tokens: int = Field(8192, ge=32, description="tokens in one forward pass, which bounds its memory")
     max_length: int | None = Field(None, ge=1, description="tokens; null: as the model says")
     apply_chat_template: bool = False
     fewshot_as_multiturn: bool = True

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -24,6 +25,12 @@ FANOUT = 16
 SETTLED = 4 * 2**20  # bytes of a file that is merged no further, which bounds the time and memory of a merge
 ROWS = 64  # of a row group, which is what reading one candidate costs
 DAMAGE = (OSError, pa.ArrowException, KeyError, ValueError)  # what reading an incomplete or foreign file raises
+WRITING: dict[str, Any] = {
+    "row_group_size": ROWS,
+    "compression": "zstd",
+    "write_statistics": False,  # keys are random: no range of them would exclude anything
+    "write_page_checksum": True,
+}
 REPLACES = b"replaces"
 KEY_BYTES = 16  # of a sha256, enough that no two of all candidates or documents ever agree
 
@@ -43,7 +50,7 @@ class ItemFile:
 
     @cached_property
     def _opened(self) -> pq.ParquetFile:
-        return pq.ParquetFile(self.path)
+        return pq.ParquetFile(self.path, page_checksum_verification=True)
 
     @cached_property
     def _index(self) -> tuple[np.ndarray, np.ndarray]:
@@ -63,6 +70,10 @@ class ItemFile:
     def group(self, number: int) -> pa.Table:
         """The rows from ROWS * number on, ROWS of them."""
         return self._opened.read_row_group(number)
+
+    def table(self) -> pa.Table:
+        """All rows."""
+        return self._opened.read()
 
     def close(self) -> None:
         self._opened.close()
@@ -90,11 +101,12 @@ def list_files(folder: Path) -> list[ItemFile]:
 
 
 def write_table(table: pa.Table, folder: Path, level: int, number: int, replaces: Sequence[str] = ()) -> ItemFile:
-    """Write the table as one file, on disk when this returns. Raises RunError."""
+    """Write the table as one file. Raises RunError."""
     path = folder / f"{level}-{number:08d}.parquet"
     table = table.replace_schema_metadata({REPLACES: json.dumps(list(replaces)).encode()})
-    with replacing(path) as file:
-        pq.write_table(table, file, row_group_size=ROWS, compression="zstd", write_statistics=False)
+    # A small file that a power failure takes is a few documents; one that stands for others must be there without them.
+    with replacing(path, synced=level > 0) as file:
+        pq.write_table(table, file, **WRITING)
     return ItemFile(path, level, number)
 
 
@@ -109,5 +121,5 @@ def due(files: Sequence[ItemFile]) -> list[ItemFile]:
 
 def merge_files(files: Sequence[ItemFile], folder: Path, number: int) -> ItemFile:
     """One file of the next level with all rows. The caller removes the others. Raises what `DAMAGE` lists, RunError."""
-    table = pa.concat_tables([pq.read_table(file.path) for file in files], promote_options="default")
+    table = pa.concat_tables([file.table() for file in files], promote_options="default")
     return write_table(table, folder, files[0].level + 1, number, [file.path.name for file in files])

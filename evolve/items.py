@@ -38,7 +38,8 @@ class Items:
         for file in list(self._files):
             try:
                 for row in file.rows_of(key):
-                    found.update(self._row(file, row, key))
+                    for document, item in self._row(file, row, key).items():
+                        found.setdefault(document, {}).update(item)
             except DAMAGE:
                 self._forget(file)
         return found

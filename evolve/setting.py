@@ -158,12 +158,17 @@ class Setting:
             self.prepared.objective_goals, score.shares.metric, score.shares.loglikelihood, score.loglikelihood_unit
         )
         if objective.loglikelihood:
-            check_answers(self.prepared)
+            check_answers(self.prepared, self.base)
         return objective
 
 
-def check_answers(prepared: Prepared) -> None:
+def check_answers(prepared: Prepared, base: Checkpoint) -> None:
     """Raises ConfigError for tasks with a document whose right answer is not known as text."""
+    if base.config.get("is_encoder_decoder"):
+        raise ConfigError(
+            f"score.objective: needs the log-likelihood of right answers, which is not taken of an encoder-decoder "
+            f"model such as {base.reference}; set it to metric"
+        )
     lacking = [
         task
         for task, documents in prepared.requests("search").items()
