@@ -1,9 +1,9 @@
 """Find a task, group or tag by name in a folder of task files without parsing them all.
 
-lm-eval's own folder holds 14,000 YAML files, and its index, which parses each, takes seconds. Here a file of the name's
-own is looked at first; else the bytes of all files are searched for a line that could declare the name, and only files
-with such a line are parsed, in lm-eval's order and by its own rules. A declaration that stands in an included template
-counts for the files that include it.
+lm-eval's own folder holds 14,000 YAML files, and its index, which parses each, takes seconds. Here the bytes of all
+files are searched for a line that could declare the name, and only files with such a line are parsed, in lm-eval's
+order and by its own rules; in a large folder, a file of the name's own is looked at before. A declaration that stands
+in an included template counts for the files that include it.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from tasks.errors import TaskError
 
 IGNORED = {"__pycache__", ".ipynb_checkpoints"}
 TEMPLATES = ("", ".yaml", ".yml")  # endings of the files that may be included
+LARGE = 1000  # files: from here on it takes longer to read them all than to look for one
 BUILTIN = Path(lm_eval.tasks.__file__).parent
 
 _DECLARED = re.compile(rb"""^[ \t{]*["']?(?:task|group)["']?[ \t]*:[ \t]*["']?([^\s"'#,\[\]{}]+)""", re.MULTILINE)
@@ -52,8 +53,8 @@ class Catalog:
 
     def _by_file_name(self, name: str) -> Entry | None:
         paths = [path for path in self._files if Path(path).name == f"{name}.yaml"]
-        if len(paths) != 1:
-            return None  # several: which one counts depends on all that declare the name
+        if len(paths) != 1 or len(self._files) < LARGE:
+            return None  # which one counts depends on all that declare the name
         try:
             entry = _index(paths).get(name)
         except TaskError:
@@ -61,17 +62,16 @@ class Catalog:
         return entry if entry and entry.kind is not Kind.TAG else None
 
     def _by_contents(self, name: str) -> Entry | None:
-        declares = _declaration(name)
-        files = {path for path, text in self._texts.items() if declares.search(text)}
+        declares, word = _declaration(name), name.encode()
+        files = {path for path, text in self._texts.items() if word in text and declares.search(text)}
         return _index(sorted(path for path in self._with_includers(files) if path.endswith(".yaml"))).get(name)
 
     def _with_includers(self, files: set[str]) -> set[str]:
         """These files and all that include one of them, directly or not."""
         new = files
         while new:
-            names = [re.escape(os.path.basename(path).encode()) for path in new]
-            included = re.compile(rb"(?:^|[\s/\"'\[,])(?:" + b"|".join(names) + rb")(?:$|[\s\"'\],])")
-            new = {path for path, line in self._includes.items() if included.search(line)} - files
+            names = {os.path.basename(path).encode() for path in new}
+            new = {path for path, included in self._includes.items() if names & included} - files
             files = files | new
         return files
 
@@ -84,8 +84,13 @@ class Catalog:
         return dict(_read(self._files))
 
     @cached_property
-    def _includes(self) -> dict[str, bytes]:
-        return {path: b" ".join(found) for path, text in self._texts.items() if (found := _INCLUDED.findall(text))}
+    def _includes(self) -> dict[str, set[bytes]]:
+        """By file, the names, without folders, of those that it includes."""
+        return {
+            path: set(re.split(rb"[\s/\"'\[\],]+", b" ".join(_INCLUDED.findall(text))))
+            for path, text in self._texts.items()
+            if b"include" in text
+        }
 
 
 @lru_cache(maxsize=1)

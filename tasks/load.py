@@ -1,43 +1,46 @@
-"""Find lm-eval tasks by name and load them, with their data.
-
-Names are looked for in the include folders first (milliseconds); only what is not found there costs the
-index of lm-eval's own tasks (seconds, once per process).
-
-lm-eval resolves a relative `data_files` from the working folder. Here the working folder comes first too, and
-then the YAML's own folder and the folders above it, so that a task folder works from anywhere.
-"""
+"""Load the tasks that a name stands for: a task, a group or a tag, of the include folders or of lm-eval's own."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from functools import lru_cache
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lm_eval.api.group import Group
 from lm_eval.api.task import ConfigurableTask
 from lm_eval.tasks import TaskManager
-from lm_eval.tasks._yaml_loader import load_yaml
+from lm_eval.tasks._index import Entry
 
+from tasks.build import Factory
+from tasks.catalog import Catalog, builtin
 from tasks.errors import TaskError, UnknownTask, did_you_mean, raise_all
 from tasks.quiet import silence_libraries
 
-LOCAL_BUILDERS = (
-    "json",
-    "csv",
-    "parquet",
-    "text",
-    "arrow",
-    "xml",
-)  # `dataset_path`s that read files as they are
+
+@dataclass(frozen=True)
+class Loaded:
+    """The tasks that one name stands for; `group` is None for a single task and for a tag."""
+
+    tasks: tuple[ConfigurableTask, ...]
+    group: Group | None = None
+
+    def by_size(self, metric: str | None) -> bool:
+        """Whether lm-eval weights the group's tasks by their numbers of documents when it averages the metric (None:
+        the first that it averages)."""
+        averaged = (self.group.aggregate_metric_list or []) if self.group is not None else []
+        named = [each for each in averaged if metric is None or each.metric == metric] or averaged
+        return bool(named) and bool(named[0].weight_by_size)
 
 
 class TaskLibrary:
-    """The tasks that can be named: those of the include folders, then lm-eval's own.
+    """The tasks that can be named. Nothing is parsed before it is asked for.
 
+    `admit` is called with every task's name before its data is read, and may raise TaskError.
     Raises TaskError when an include folder does not exist.
     """
 
-    def __init__(self, include: Sequence[Path]) -> None:
+    def __init__(self, include: Sequence[Path], admit: Callable[[str], None] = lambda name: None) -> None:
         silence_libraries()
         folders = tuple(Path(folder) for folder in include)
         raise_all(
@@ -47,92 +50,77 @@ class TaskLibrary:
                 if not folder.is_dir()
             ]
         )
-        self._own = TaskManager(include_path=list(folders), include_defaults=False)
+        self._own = tuple(Catalog(folder) for folder in reversed(folders))  # a later folder overrides an earlier one
+        self._registry = Registry(self._own)
+        self._factory = Factory(admit=admit, root_of=self._root_of)
 
     def load(self, name: str) -> ConfigurableTask:
-        """The task with its data read, its few-shot sampler not yet seeded.
+        """The single task of this name with its data read, its few-shot sampler not yet seeded.
 
         Raises UnknownTask for a name that is not there, and TaskError for a group or tag, for a task whose
-        data cannot be read, and for the kinds of tasks that cannot be searched on.
+        data cannot be read, and for the kinds of tasks that cannot be scored.
         """
-        manager = self._manager_of(name)
-        entry = manager.task_index[name]
-        if name in manager.all_groups or name in manager.all_tags:
-            members = _members(manager, name)
-            shown = ", ".join(members[:8]) + (", ..." if len(members) > 8 else "")
-            raise TaskError(f"task {name!r}: is a group, not a task; name single tasks (it has {shown})")
+        loaded = self.load_all(name)
+        if loaded.group is not None or loaded.tasks[0].config.task != name:
+            raise TaskError(f"task {name!r}: is a group or a tag, not a task; name one of its tasks")
+        return loaded.tasks[0]
+
+    def load_all(self, name: str) -> Loaded:
+        """The tasks of this name, those of nested groups too. Raises as `load` does."""
+        entry = self._registry.entry(name)
         try:
-            config = load_yaml(entry.yaml_path)
-            if config.get("dataset_path") in LOCAL_BUILDERS and config.get("dataset_kwargs"):
-                config["dataset_kwargs"] = _located(config["dataset_kwargs"], entry.yaml_path.parent)
-            task = manager.load([config])["tasks"][name]
-        except Exception as error:  # a task file runs code of its own: anything can come out of it
+            built = self._factory.build(entry, registry=self._registry)
+        except TaskError:
+            raise
+        except Exception as error:
             cause = str(error).strip().partition("\n")[0] or "no message"
             raise TaskError(
-                f"task {name!r}: cannot be loaded from {entry.yaml_path.name} "
-                f"({type(error).__name__}: {cause}); see that its data is there, or downloaded beforehand"
+                f"task {name!r}: the group cannot be loaded ({type(error).__name__}: {cause}); see its file"
             ) from error
-        return _supported(task, name)
+        if isinstance(built, Group):
+            tasks, group = tuple(built.get_all_tasks()), built
+        else:
+            tasks, group = tuple(built) if isinstance(built, list) else (built,), None
+        if not tasks:
+            raise TaskError(f"task {name!r}: the group has no tasks; name them in its file, under `task`")
+        return Loaded(tasks, group)
 
     def names(self, *, builtin: bool = False) -> tuple[str, ...]:
-        """Names of all single tasks of the include folders, and of lm-eval's own if asked; sorted."""
-        found = list(self._own.all_subtasks) + (list(_builtin().all_subtasks) if builtin else [])
-        return tuple(sorted(dict.fromkeys(found)))
+        """Names of all single tasks of the include folders, and of lm-eval's own if asked (seconds); sorted."""
+        folders = [catalog.root for catalog in reversed(self._own)]
+        return tuple(TaskManager(include_path=folders, include_defaults=builtin).all_subtasks)
 
-    def _manager_of(self, name: str) -> TaskManager:
-        if name in self._own.task_index:
-            return self._own
-        builtin = _builtin()
-        if name in builtin.task_index:
-            return builtin
-        hint = did_you_mean(name, self._own.all_tasks) or did_you_mean(name, builtin.all_tasks)
-        own = ", ".join(self._own.all_subtasks) or "none"
+    def _root_of(self, path: Path) -> Path | None:
+        return next((each.root for each in self._own if path.is_relative_to(each.root)), None)
+
+
+class Registry:
+    """What lm-eval's factory asks for a name: its index, but found when it is asked for."""
+
+    def __init__(self, own: Iterable[Catalog]) -> None:
+        self._own = tuple(own)
+        self._registered: dict[str, Entry] = {}
+
+    def entry(self, name: str) -> Entry:
+        """Raises UnknownTask."""
+        found = self._find(name)
+        if found is not None:
+            return found
+        hint = next((hint for each in (*self._own, builtin()) if (hint := did_you_mean(name, each.names))), "")
+        own = ", ".join(sorted({known for each in self._own for known in each.names})[:20]) or "none"
         advice = hint or "; name a task of the include folders or one of lm-eval's own"
         raise UnknownTask(f"task {name!r}: no such task{advice} (in the include folders: {own})")
 
+    def __contains__(self, name: str) -> bool:
+        return self._find(name) is not None
 
-@lru_cache(maxsize=1)
-def _builtin() -> TaskManager:
-    return TaskManager(include_defaults=True)
+    def __getitem__(self, name: str) -> Entry:
+        return self.entry(name)
 
+    def __setitem__(self, name: str, entry: Any) -> None:
+        self._registered[name] = entry
 
-def _members(manager: TaskManager, name: str) -> tuple[str, ...]:
-    """Names of the tasks in a group or tag, one level down."""
-    entry = manager.task_index[name]
-    listed: Iterable[Any] = (entry.cfg or {}).get("task") or sorted(entry.tags)
-    return tuple(item if isinstance(item, str) else item.get("task") or item.get("group") for item in listed)
-
-
-def _supported(task: Any, name: str) -> ConfigurableTask:
-    """The task if it can be scored here; TaskError otherwise."""
-    if not isinstance(task, ConfigurableTask):
-        raise TaskError(f"task {name!r}: is a Python class of its own, not a YAML task; write it as a YAML task")
-    if getattr(task, "MULTIMODAL", False):
-        raise TaskError(f"task {name!r}: asks about images or sound; only text tasks can be scored")
-    if getattr(task, "UNSAFE_CODE", False):
-        raise TaskError(f"task {name!r}: runs code that the model wrote; such tasks are not scored here")
-    return task
-
-
-def _located(keywords: Mapping[str, Any], folder: Path) -> dict[str, Any]:
-    """`dataset_kwargs` with the paths of `data_files` and `data_dir` made to point at what is there."""
-    paths = {key: _located_path(keywords[key], folder) for key in ("data_files", "data_dir") if key in keywords}
-    return {**keywords, **paths}
-
-
-def _located_path(value: Any, folder: Path) -> Any:
-    """A path (or a mapping or list of them), from the working folder, else from `folder` or one above it."""
-    if isinstance(value, Mapping):
-        return {key: _located_path(item, folder) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_located_path(item, folder) for item in value]
-    if not isinstance(value, str) or "://" in value or Path(value).is_absolute():
-        return value
-    if any(mark in value for mark in "*?["):  # a pattern is not searched for in the folders above: it may be wide
-        here = any(Path().glob(value)) or not any(folder.glob(value))
-        return value if here else str(folder / value)
-    if not Path(value).exists():
-        for parent in (folder, *folder.parents):
-            if (parent / value).exists():
-                return str(parent / value)
-    return value  # missing everywhere: `datasets` names it
+    def _find(self, name: str) -> Entry | None:
+        if name in self._registered:
+            return self._registered[name]
+        return next((found for each in (*self._own, builtin()) if (found := each.find(name))), None)

@@ -7,7 +7,7 @@ digests say that they ask the same.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from itertools import islice
@@ -20,6 +20,7 @@ from tasks.benchmarks import benchmark_sign, name_sign, refuse
 from tasks.documents import Document, DocumentSets, canonical, check_disjoint, shuffled_ids, split
 from tasks.errors import TaskError, raise_all
 from tasks.fewshot import fewshot_split, set_fewshot
+from tasks.groups import spread
 from tasks.load import TaskLibrary
 from tasks.metric import Metric, find_metric, first_metric
 from tasks.objective import Goal
@@ -132,20 +133,18 @@ def prepare(
     check_search(specs, sizes)
     if prompt.apply_chat_template:
         chat_template(tokenizer)
-    library = TaskLibrary(include)
-    tasks: list[PreparedTask] = []
-    problems: list[TaskError] = []
-    for spec in specs:
-        try:
-            if not allow_benchmarks and (named := name_sign(spec.task)):
-                raise refuse(spec.task, named)
-            each = _split_task(spec, library.load(spec.task), sizes=sizes, seed=seed, prompt=prompt)
-            if each.benchmark and not allow_benchmarks:
-                raise refuse(spec.task, each.benchmark)
-            tasks.append(each)
-        except TaskError as problem:
-            problems.append(problem)
-    raise_all(problems)
+
+    def admit(name: str) -> None:
+        if not allow_benchmarks and (named := name_sign(name)):
+            raise refuse(name, named)
+
+    def one(spec: TaskSpec, task: ConfigurableTask) -> PreparedTask:
+        each = _split_task(spec, task, sizes=sizes, seed=seed, prompt=prompt)
+        if each.benchmark and not allow_benchmarks:
+            raise refuse(spec.task, each.benchmark)
+        return each
+
+    tasks = _each(specs, TaskLibrary(include, admit), one, limit=None)
     check_disjoint({each.spec.task: (each.documents, each.sets) for each in tasks})
     return _built(Prepared(tasks, sizes=sizes, seed=seed, prompt=prompt, tokenizer=tokenizer), sets)
 
@@ -168,16 +167,39 @@ def prepare_all(
         raise TaskError(f"limit: {limit}; give 1 or more, or leave it out for all documents")
     if prompt.apply_chat_template:
         chat_template(tokenizer)
-    library = TaskLibrary(include)
-    tasks: list[PreparedTask] = []
+
+    def one(spec: TaskSpec, task: ConfigurableTask) -> PreparedTask:
+        return _whole_task(spec, task, limit=limit, prompt=prompt)
+
+    tasks = _each(specs, TaskLibrary(include), one, limit=limit)
+    return _built(Prepared(tasks, sizes=Sizes(0, 0, 0), seed=0, prompt=prompt, tokenizer=tokenizer), ("all",))
+
+
+def _each(
+    specs: Sequence[TaskSpec],
+    library: TaskLibrary,
+    one: Callable[[TaskSpec, ConfigurableTask], PreparedTask],
+    *,
+    limit: int | None,
+) -> list[PreparedTask]:
+    """`one` of every task that the specs stand for. Raises the TaskErrors of all at once."""
+    tasks: dict[str, PreparedTask] = {}
     problems: list[TaskError] = []
     for spec in specs:
         try:
-            tasks.append(_whole_task(spec, library.load(spec.task), limit=limit, prompt=prompt))
+            members = spread(spec, library.load_all(spec.task), limit=limit)
         except TaskError as problem:
             problems.append(problem)
+            continue
+        for member, task in members:
+            try:
+                if member.task in tasks:
+                    raise TaskError(f"task {member.task!r}: is asked twice, also in {spec.task!r}; name it once")
+                tasks[member.task] = one(member, task)
+            except TaskError as problem:
+                problems.append(problem)
     raise_all(problems)
-    return _built(Prepared(tasks, sizes=Sizes(0, 0, 0), seed=0, prompt=prompt, tokenizer=tokenizer), ("all",))
+    return list(tasks.values())
 
 
 def _built(prepared: Prepared, sets: Sequence[SetName]) -> Prepared:
