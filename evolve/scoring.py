@@ -25,6 +25,7 @@ from evolve.subject import Subject, labels, opened
 from tasks.aggregates import aggregates
 from tasks.errors import TaskError
 from tasks.length import too_long
+from tasks.load import TaskLibrary
 from tasks.metric import all_metrics
 from tasks.objective import Goal
 from tasks.prepared import Prepared, prepare_all
@@ -43,6 +44,10 @@ def score(models: Sequence[str], given: Mapping[str, Any]) -> None:
     """
     options = score_options(models, given)
     session = Session(options, usable_device(options.device))
+    if not Path(options.models[0]).exists():  # before it is downloaded
+        library = TaskLibrary(options.include)
+        for name in options.tasks:
+            library.load_all(name)
     whole = False
     try:
         for reference, label in zip(options.models, labels(options.models), strict=True):

@@ -27,13 +27,6 @@ def test_the_documented_example_works(tmp_path: Path) -> None:
     assert data["complete"] is True
 
 
-def test_json_is_all_of_the_output() -> None:
-    models = [DEMO / "models" / name for name in ("base", "sort")]
-    done = evolve("score", *models, "--task", "demo_sort", "--include", DEMO, "--limit", 4, "--json")
-    assert done.returncode == 0, done.stderr
-    assert [model["label"] for model in json.loads(done.stdout)["models"]] == ["base", "sort"]
-
-
 def test_an_interruption_keeps_what_was_scored() -> None:
     models = [DEMO / "models" / name for name in ("base", "sort", "pick", "reverse", "shift", "second")]
     words = ("score", *models, "--task", "demo_sort,demo_pick", "--include", DEMO, "--json")
