@@ -10,6 +10,7 @@ import hashlib
 import importlib.metadata
 import inspect
 from collections.abc import Mapping
+from dataclasses import is_dataclass
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
@@ -23,20 +24,23 @@ KEYS = ("output_type", "metric_list", "filter_list", "process_results", "doc_to_
 
 def judging(task: ConfigurableTask) -> str:
     """What `process_results` and the filters depend on beside the answers and the document."""
-    described = {key: _described(getattr(task.config, key, None)) for key in KEYS}
-    described["metrics"] = sorted(task._metric_fn_list)
-    described["several"] = [bool(task.multiple_input), bool(task.multiple_target)]
-    described["lm_eval"] = importlib.metadata.version("lm_eval")
-    return canonical(described)
+    settings = {key: described(getattr(task.config, key, None)) for key in KEYS}
+    settings["metrics"] = sorted(task._metric_fn_list)
+    settings["several"] = [bool(task.multiple_input), bool(task.multiple_target)]
+    settings["lm_eval"] = importlib.metadata.version("lm_eval")
+    return canonical(settings)
 
 
-def _described(value: Any) -> Any:
+def described(value: Any) -> Any:
+    """A setting of a task as what JSON can hold, functions by the contents of their files."""
     if isinstance(value, Mapping):
-        return {str(key): _described(item) for key, item in value.items()}
+        return {str(key): described(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_described(item) for item in value]
+        return [described(item) for item in value]
     if isinstance(value, partial):
-        return [_described(value.func), _described(value.args), _described(value.keywords)]
+        return [described(value.func), described(value.args), described(value.keywords)]
+    if is_dataclass(value) and not isinstance(value, type):
+        return described(vars(value))
     if callable(value):
         return ["function", getattr(value, "__qualname__", type(value).__name__), _contents(value)]
     return value

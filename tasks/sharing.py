@@ -8,6 +8,7 @@ configuration.
 
 from __future__ import annotations
 
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -18,8 +19,11 @@ from tasks.forward import Answers, Forward, KeysValues
 from tasks.passes import Pass, Row
 from tasks.tree import token_tree
 
-PART = 0.1  # of what another prefix changes: sharing may change no more, and rounding in bfloat16 changes far less
-STEM, BRANCH, ASKED = 6, 4, 32  # tokens of the trial: shared, of each branch, and whose log-probabilities are compared
+# Of what another prefix changes, sharing may change this part: rounding changes less, a wrong position or mask more.
+PART = {torch.float32: 0.02}
+COARSE_PART = 0.1  # in bfloat16 and float16
+STEM, BRANCHES = 6, (48, 4, 4)  # tokens of the trial: a long branch moves the one behind it far from its position
+ASKED = 32  # tokens of the vocabulary whose log-probabilities are compared
 
 
 def longest_shareable(model: Any) -> int | None:
@@ -36,34 +40,38 @@ def bears_sharing(model: Any) -> bool:
     if model.config.is_encoder_decoder:
         return False
     vocabulary = int(model.config.get_text_config().vocab_size)
-    drawn = torch.randint(vocabulary, (2 * STEM + 3 * BRANCH,), generator=torch.Generator().manual_seed(0)).tolist()
-    stems = drawn[:STEM], drawn[STEM : 2 * STEM]
-    first, *others = (drawn[2 * STEM + place * BRANCH :][:BRANCH] for place in range(3))
-    # Branches that part with their first token.
-    branches = [first, *([(first[0] + 1 + place) % vocabulary, *other[1:]] for place, other in enumerate(others))]
-    sequences, strangers = ([(*stem, *branch) for branch in branches] for stem in stems)
+    drawn = torch.randint(vocabulary, (2 * STEM + sum(BRANCHES),), generator=torch.Generator().manual_seed(0)).tolist()
+    stem, stranger, *branches = (
+        drawn[end - size : end]
+        for end, size in zip(accumulate((STEM, STEM, *BRANCHES)), (STEM, STEM, *BRANCHES), strict=True)
+    )
+    for place, branch in enumerate(branches):  # they part with their first token
+        branch[0] = (branches[0][0] + place) % vocabulary
+    sequences, strangers = ([(*its, *branch) for branch in branches] for its in (stem, stranger))
     forward = Forward(model)
     try:
         plain, other = plain_trial(forward, sequences), plain_trial(forward, strangers)
         shared = shared_trial(forward, sequences)
     except Exception:  # model code of any kind meets arguments that it does not know
         return False
-    return bool((plain - shared).abs().mean() <= PART * (plain - other).abs().mean())
+    part = PART.get(forward.dtype, COARSE_PART)
+    return bool((plain - shared).abs().mean() <= part * (plain - other).abs().mean())
 
 
 def plain_trial(forward: Forward, sequences: list[tuple[int, ...]]) -> torch.Tensor:
     """Log-probabilities of the first ASKED tokens of the vocabulary after each sequence, and after the first one with
     its first token behind it."""
+    found = []
     with torch.inference_mode():
-        ids = torch.tensor(sequences, device=forward.device)
-        after = forward.model(input_ids=ids, use_cache=False).logits[:, -1]
-        longer = forward.model(input_ids=torch.cat([ids[:1], ids[:1, :1]], dim=1), use_cache=False).logits[:, -1]
-    return torch.cat([after, longer]).float().log_softmax(dim=-1)[:, :ASKED].flatten()
+        for sequence in (*sequences, (*sequences[0], sequences[0][0])):
+            ids = torch.tensor([sequence], device=forward.device)
+            found.append(forward.model(input_ids=ids, use_cache=False).logits[0, -1])
+    return torch.stack(found).float().log_softmax(dim=-1)[:, :ASKED].flatten()
 
 
 def shared_trial(forward: Forward, sequences: list[tuple[int, ...]]) -> torch.Tensor:
     """The same: the stem first, below it two branches in one row and one in another, then one step further."""
-    tree = token_tree(sequences, longest=STEM)
+    tree = token_tree(sequences, longest=STEM + sum(BRANCHES))
     (stem,) = tree.children[0]
     first, second, third = tree.children[stem]
     passes = (
@@ -72,10 +80,10 @@ def shared_trial(forward: Forward, sequences: list[tuple[int, ...]]) -> torch.Te
     )
     vocabulary = int(forward.model.config.get_text_config().vocab_size)
     asked = min(ASKED, vocabulary)
-    targets = [Target(end, BRANCH - 1, token, asked * place + token)
+    targets = [Target(end, BRANCHES[place] - 1, token, asked * place + token)
                for place, end in enumerate(tree.ends) for token in range(asked)]  # fmt: skip
     answers = Answers.of(len(targets), forward.device)
-    going = Continuing(forward, 1, STEM + BRANCH + 1)
+    going = Continuing(forward, 1, STEM + BRANCHES[0] + 1)
 
     def started(batch: Batch, made: KeysValues, trunk: KeysValues | None, logits: torch.Tensor) -> None:
         going.begin([0], batch, batch.endings[0], made, trunk)
