@@ -105,7 +105,7 @@ def score(capsys: pytest.CaptureFixture[str]) -> Iterator[Score]:
             code = int(end.code or 0)
         out, err = capsys.readouterr()
         # Bars of a transformers that other tests imported before it was told to be quiet.
-        return code, out, "".join(line for line in err.splitlines(keepends=True) if "Loading weights" not in line)
+        return code, out, "\n".join(line for line in err.splitlines() if line and "Loading weights" not in line)
 
     yield call
     for each, handler in handlers.items():
