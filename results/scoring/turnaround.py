@@ -81,7 +81,7 @@ def theirs(given: argparse.Namespace, tasks: Path, scratch: Path) -> list[float]
              "--task-search-path", str(tasks), "--storage-path", str(scratch / "storage")]  # fmt: skip
     command = [str(given.mergekit), "-c", LAUNCH.format(cores=os.cpu_count()), str(path), *flags]
     environment = os.environ | {"OMP_NUM_THREADS": str(given.threads), "PYTHONUNBUFFERED": "1", "HF_HUB_OFFLINE": "1",
-                                "HF_DATASETS_OFFLINE": "1", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+                                "HF_DATASETS_OFFLINE": "1", "RAY_worker_niceness": "0",
                                 "HF_DATASETS_CACHE": str(scratch / "datasets")}  # fmt: skip
     marks: list[tuple[float, int]] = []
     with (scratch / "errors.txt").open("w") as errors:
