@@ -128,9 +128,18 @@ def status(folder: RunFolder) -> None:
 
 
 @app.command()
-def report(folder: RunFolder) -> None:
-    """Write a finished run's report.md again."""
-    execute("evolve.reporting", "report", folder)
+def report(
+    folder: RunFolder,
+    weights: Annotated[str | None, typer.Option(help="rank all candidates anew: task=2,other=1")] = None,
+    objective: Annotated[
+        str | None, typer.Option(help="likewise: metric, loglikelihood, or metric=1,loglikelihood=0.2")
+    ] = None,
+) -> None:
+    """Write a finished run's report.md again, or rank its candidates by other weights without scoring any."""
+    if weights is None and objective is None:
+        execute("evolve.reporting", "report", folder)
+    else:
+        execute("evolve.reranking", "rerank", folder, weights, objective)
 
 
 @app.command()

@@ -96,7 +96,7 @@ OBJECTIVES = ("metric", "loglikelihood")
 def known_objective(value: str) -> str:
     if value not in OBJECTIVES:
         hint = nearest(value, OBJECTIVES) or f"; one of {', '.join(OBJECTIVES)}"
-        raise ValueError(f"no objective named {value!r}{hint}, or shares such as {{metric: 1.0, loglikelihood: 0.2}}")
+        raise ValueError(f"no objective named {value!r}{hint} (or give shares: {{metric: 1.0, loglikelihood: 0.2}})")
     return value
 
 

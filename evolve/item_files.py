@@ -79,8 +79,11 @@ class ItemFile:
         self._opened.close()
 
 
-def list_files(folder: Path) -> list[ItemFile]:
-    """The whole files of the database in the order of their making. Damaged and replaced ones are removed."""
+def list_files(folder: Path, owned: bool = True) -> list[ItemFile]:
+    """The whole files of the database in the order of their making.
+
+    Damaged and replaced ones are removed, unless the database is another process's (not `owned`).
+    """
     found: list[ItemFile] = []
     for path in folder.glob("*.parquet"):
         name = re.fullmatch(r"(\d+)-(\d+)\.parquet", path.name)
@@ -91,10 +94,11 @@ def list_files(folder: Path) -> list[ItemFile]:
             file.rows_of(bytes(KEY_BYTES))  # reads the index, so that damage shows
             found.append(file)
         except DAMAGE:
-            path.unlink(missing_ok=True)
+            if owned:
+                path.unlink(missing_ok=True)
     replaced = {name for file in found for name in file.replaces}
     for file in found:
-        if file.path.name in replaced:
+        if owned and file.path.name in replaced:
             file.close()
             file.path.unlink(missing_ok=True)
     return sorted((file for file in found if file.path.name not in replaced), key=lambda file: file.number)

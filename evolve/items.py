@@ -23,11 +23,14 @@ Item = dict[str, float]  # measure -> value
 
 
 class Items:
-    """`known` and `add`; both take keys and digests as sha256 in hexadecimal."""
+    """`known` and `add`; both take keys and digests as sha256 in hexadecimal.
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self._files = list_files(folder)
+    Who only reads says that the folder is not `owned`: nothing is removed from it then.
+    """
+
+    def __init__(self, folder: Path, *, owned: bool = True) -> None:
+        self._folder, self._owned = folder, owned
+        self._files = list_files(folder, owned)
         self._number = max((file.number for file in self._files), default=-1) + 1
         self._groups: dict[tuple[Path, int], pa.Table] = {}
 
@@ -92,7 +95,8 @@ class Items:
         """Remove a file that is damaged or was merged into another."""
         self._files = [each for each in self._files if each != file]
         self._groups = {place: table for place, table in self._groups.items() if place[0] != file.path}
-        file.path.unlink(missing_ok=True)
+        if self._owned:
+            file.path.unlink(missing_ok=True)
 
     def _next(self) -> int:
         self._number += 1

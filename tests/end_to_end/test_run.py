@@ -21,6 +21,12 @@ from engine.checkpoint import open_checkpoint
 from engine.merge import merge
 from engine.plan import plan
 from engine.recipe import Recipe
+from evolve.config import load_config
+from evolve.items import Items
+from evolve.remembering import Keys, score_of
+from evolve.setting import Setting
+from evolve.trial import Job
+from tasks.objective import Measures
 from tests.end_to_end.conftest import DEMO, Config, environment, evolve
 
 SearchFile = Callable[[Config], Path]
@@ -62,12 +68,28 @@ def test_a_run_leaves_everything_and_the_report_is_true(finished: Path, tmp_path
     assert again.returncode == 0, again.stderr
     assert "worker" not in again.stdout  # nothing was left to do
 
+    anew = evolve("report", finished, "--weights", "demo_pick=3", "--objective", "metric=1,loglikelihood=0.1")
+    assert anew.returncode == 0, anew.stderr
+    assert len([line for line in anew.stdout.splitlines() if line.startswith("trial ")]) == len(
+        {trial["digest"] for trial in trials_of(finished)}
+    )
+    assert ", the winner" in anew.stdout
+
     moved = tmp_path / "elsewhere" / "small"
     shutil.copytree(finished, moved)
     for words in (("status", moved), ("report", moved)):
         told = evolve(*words, cwd=tmp_path)
         assert told.returncode == 0, told.stderr
     assert (moved / "report.md").read_text().splitlines()[:10] == (finished / "report.md").read_text().splitlines()[:10]
+
+
+def winner_on_report(finished: Path) -> Measures:
+    """What the item database holds of the written checkpoint."""
+    keys = Keys(Setting(load_config(finished / "search.yaml")))
+    recipe = Recipe.from_yaml((finished / "best.yaml").read_text())
+    job = Job(key=f"checkpoint of {recipe.digest}", documents="report", folder=str(finished / "checkpoint"))
+    known = Items(finished / "items", owned=False).known(keys.candidate(job))
+    return score_of(keys.digests("report"), known).measures
 
 
 def stock(finished: Path, tmp_path: Path) -> None:
@@ -85,21 +107,15 @@ def stock(finished: Path, tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr[-2000:]
     results = json.loads(next((tmp_path / "stock").rglob("results_*.json")).read_text())["results"]
-    ours = [
-        scores
-        for path in (finished / "scores").iterdir()
-        if len((scores := json.loads(path.read_text()))["values"]["demo_pick"]) == 32
-    ]
+    ours = winner_on_report(finished)
     for task, metric in (("demo_reverse", "exact_match"), ("demo_pick", "acc")):
         samples = [
             json.loads(line)
             for line in next((tmp_path / "stock").rglob(f"samples_{task}_*.jsonl")).read_text().splitlines()
         ]
-        verdicts = {str(sample["doc_id"]): float(sample[metric]) for sample in samples}
+        verdicts = {sample["doc_id"]: float(sample[metric]) for sample in samples}
         assert len(verdicts) == 32
-        same = [scores for scores in ours if scores["values"][task] == verdicts]
-        assert same
-        assert results[task][f"{metric},none"] == pytest.approx(same[0]["metrics"][task], abs=1e-12)
+        assert ours[task][f"{metric},none"] == verdicts
         winner = next(line for line in (finished / "report.md").read_text().splitlines() if "**winner**" in line)
         assert f"{100 * results[task][f'{metric},none']:.1f}" in winner
 

@@ -1,0 +1,165 @@
+"""`evolve report DIR --weights ... --objective ...`: all candidates of a run ranked anew, without scoring anything.
+
+Every answer stands in the item database, so other weights or another objective are arithmetic. The run itself keeps
+its own: its history was made with them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from engine.lookup import nearest
+from evolve.config import SearchConfig
+from evolve.config_forms import Shares, known_objective
+from evolve.errors import ConfigError, RunError
+from evolve.figures import Figures
+from evolve.guard import load_run, storage_url
+from evolve.items import Items
+from evolve.ledger import Ledger
+from evolve.remembering import Keys, missing_of, score_of
+from evolve.setting import Setting
+from evolve.statistics import standard_error
+from evolve.trial import Job, Trial
+from tasks.objective import Measures, Objective, Utilities, mean_over_tasks
+
+NORMAL = 1.959964  # standard errors to each side of a 95 % interval
+
+
+@dataclass(frozen=True)
+class Ranked:
+    """A candidate by the new objective; `gap` to the run's winner with half the width of its 95 % interval."""
+
+    name: str
+    value: float
+    standard_error: float
+    metrics: Mapping[str, float]
+    gap: float
+    margin: float
+
+
+def rerank(folder: Path, weights: str | None, objective: str | None) -> None:
+    """Print the table. Raises what a user can put right; needs the run's models and tasks where they were."""
+    config = load_run(folder)
+    ledger = Ledger(storage_url(config), config.name, must_exist=True)
+    setting = Setting(with_objective(config, objective))
+    asked = with_weights(setting.objective, weights)
+    trials = [trial for trial in ledger.trials() if trial.failure is None]
+    verdict = ledger.attribute("verdict")
+    found = recorded(trials, setting, Items(config.folder / "items", owned=False))
+    if not found:
+        raise RunError(
+            f"{folder}: no candidate's answers are recorded for its models and tasks as they are now; "
+            f"`evolve run {folder / 'search.yaml'}` scores again what is missing"
+        )
+    digest = verdict["finalists"][0]["digest"] if verdict else None
+    for line in table(ranked(found, asked, digest), asked, missing=len({t.digest for t in trials}) - len(found)):
+        print(line)
+
+
+def recorded(trials: Iterable[Trial], setting: Setting, items: Items) -> dict[str, tuple[Trial, Measures]]:
+    """Recipe digest -> its first trial and its measures on the search documents, of all that are known whole."""
+    keys, found = Keys(setting), dict[str, tuple[Trial, Measures]]()
+    digests = keys.digests("search")
+    for trial in trials:
+        if trial.digest in found:
+            continue
+        recipe = setting.space.decode(trial.point)
+        known = items.known(keys.candidate(Job(key=trial.digest, documents="search", recipe=recipe)))
+        if not missing_of(digests, known):
+            found[trial.digest] = trial, score_of(digests, known).measures
+    return found
+
+
+def ranked(found: Mapping[str, tuple[Trial, Measures]], objective: Objective, winner: str | None) -> list[Ranked]:
+    """The best first. Without a known winner, gaps are to the run's best candidate."""
+    utilities = {digest: objective.utilities(measures) for digest, (_, measures) in found.items()}
+    title = "the winner"
+    if winner is None or winner not in found:
+        title = "the run's best"
+        winner = max(found, key=lambda digest: found[digest][0].value or -math.inf)
+    rows = []
+    for digest, (trial, measures) in found.items():
+        gaps = paired(utilities[digest], utilities[winner])
+        rows.append(
+            Ranked(
+                f"trial {trial.id}, {title}" if digest == winner else f"trial {trial.id}",
+                mean_over_tasks(utilities[digest], objective.weights),
+                standard_error(utilities[digest], objective.weights),
+                objective.metrics(measures),
+                mean_over_tasks(gaps, objective.weights),
+                NORMAL * standard_error(gaps, objective.weights),
+            )
+        )
+    return sorted(rows, key=lambda row: -row.value)
+
+
+def paired(ours: Utilities, theirs: Utilities) -> Utilities:
+    return {task: {each: value - theirs[task][each] for each, value in values.items()} for task, values in ours.items()}
+
+
+def table(rows: list[Ranked], objective: Objective, missing: int) -> Iterable[str]:
+    figures = Figures(objective)
+    gap: Callable[[float], str] = figures.gap if objective.is_metric else "{:+.4f}".format
+    lines = [["candidate", "metric", *([] if objective.is_metric else ["objective"]), "± one se"]]
+    lines[0].append("to the run's winner, 95 % interval")
+    for row in rows:
+        interval = f"{gap(row.gap)} ({gap(row.gap - row.margin)} to {gap(row.gap + row.margin)})"
+        values = [figures.metric(row.standard_error)]
+        if not objective.is_metric:
+            values = [f"{row.value:.4f}", f"{row.standard_error:.4f}"]
+        lines.append([row.name, figures.mean(row.metrics), *values, interval])
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    for line in lines:
+        yield "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
+    if missing:
+        yield f"{missing} more candidates have no recorded answers to all search documents"
+    yield (
+        "on the search documents, whose best is overstated; to let these weights decide, run them under another name "
+        "with a copy of the items/ folder: nothing is scored twice"
+    )
+
+
+def with_weights(objective: Objective, text: str | None) -> Objective:
+    """The objective with the weights that `task=2,other=1` gives; tasks that are not named keep theirs."""
+    given = {} if text is None else numbers(text, list(objective.weights), "--weights", "task")
+    goals = tuple(replace(goal, weight=given.get(goal.task, goal.weight)) for goal in objective.goals)
+    if not any(goal.weight for goal in goals):
+        raise ConfigError(f"--weights {text}: all weights are 0; give at least one task a weight above 0")
+    return replace(objective, goals=goals)
+
+
+def with_objective(config: SearchConfig, text: str | None) -> SearchConfig:
+    """The configuration with `metric`, `loglikelihood` or `metric=1,loglikelihood=0.2` as its objective."""
+    if text is None:
+        return config
+    if "=" in text:
+        shares = numbers(text, ["metric", "loglikelihood"], "--objective", "share")
+        if not any(shares.values()):
+            raise ConfigError(f"--objective {text}: all shares are 0; give one of them more")
+        chosen: Shares | str = Shares(**shares)
+    else:
+        try:
+            chosen = known_objective(text)
+        except ValueError as error:
+            raise ConfigError(f"--objective: {error}") from None
+    return config.model_copy(update={"score": config.score.model_copy(update={"objective": chosen})})
+
+
+def numbers(text: str, known: list[str], option: str, what: str) -> dict[str, float]:
+    """`name=number,name=number` of the known names."""
+    found = {}
+    for part in text.split(","):
+        name, _, number = (piece.strip() for piece in part.partition("="))
+        if name not in known:
+            hint = nearest(name, known) or f"; one of {', '.join(known)}"
+            raise ConfigError(f"{option} {text}: no {what} named {name!r}{hint}")
+        try:
+            found[name] = float(number)
+        except ValueError:
+            found[name] = math.nan
+        if not (math.isfinite(found[name]) and found[name] >= 0):
+            raise ConfigError(f"{option} {text}: {name} is {number!r}; give a number of 0 or more")
+    return found

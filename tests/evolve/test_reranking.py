@@ -1,0 +1,114 @@
+"""Other weights and objectives rank a run's candidates without a model in sight."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from evolve.config import SearchConfig
+from evolve.config_forms import Shares
+from evolve.errors import ConfigError
+from evolve.reranking import ranked, table, with_objective, with_weights
+from evolve.trial import Trial
+from tasks.objective import Goal, Measures, Objective
+
+OBJECTIVE = Objective((Goal("sums", "acc,none", 1.0, True), Goal("colours", "acc,none", 1.0, True)))
+CONFIG = SearchConfig.model_validate(
+    {
+        "name": "a",
+        "models": {"base": "b", "sources": ["s"]},
+        "score": {"tasks": [{"task": "sums", "metric": "acc"}, {"task": "colours", "metric": "acc"}]},
+    }
+)
+
+
+def measured(sums: float, colours: float, answers: float = -1.0) -> Measures:
+    """40 documents a task, of which each share is right."""
+    found = {}
+    for task, share in (("sums", sums), ("colours", colours)):
+        right = {document: float(document < 40 * share) for document in range(40)}
+        found[task] = {
+            "acc,none": right,
+            "loglikelihood": dict.fromkeys(right, 2 * answers),
+            "gold_tokens": dict.fromkeys(right, 2.0),
+            "gold_bytes": dict.fromkeys(right, 8.0),
+        }
+    return found
+
+
+def candidates() -> dict[str, tuple[Trial, Measures]]:
+    measures = {"d0": measured(0.5, 0.5), "d1": measured(0.9, 0.2), "d2": measured(0.2, 0.7, -0.1)}
+    return {
+        digest: (Trial(i, 0, (0.5,), digest, OBJECTIVE.value(each)), each)
+        for i, (digest, each) in enumerate(measures.items())
+    }
+
+
+def test_weights_turn_the_order() -> None:
+    heavy = [with_weights(OBJECTIVE, text) for text in ("sums=9", "colours=9", "sums=0")]
+    orders = [[row.name.partition(",")[0] for row in ranked(candidates(), each, "d0")] for each in heavy]
+    assert orders == [["trial 1", "trial 0", "trial 2"], ["trial 2", "trial 0", "trial 1"], orders[1]]
+
+
+def test_gaps_are_paired_with_the_winner() -> None:
+    rows = {row.name: row for row in ranked(candidates(), OBJECTIVE, "d0")}
+    assert (rows["trial 0, the winner"].gap, rows["trial 0, the winner"].margin) == (0.0, 0.0)
+    other = rows["trial 1"]
+    assert other.gap == pytest.approx((0.4 - 0.3) / 2)
+    assert 0 < other.margin < 1.96 * 2 * other.standard_error
+    assert other.value == pytest.approx(0.55)
+    assert other.metrics == {"sums": 0.9, "colours": 0.2}
+
+
+def test_without_a_winner_gaps_are_to_the_best_of_the_run() -> None:
+    for winner in (None, "not recorded"):
+        assert ranked(candidates(), with_weights(OBJECTIVE, "colours=9"), winner)[-1].name == "trial 1, the run's best"
+
+
+def test_the_table() -> None:
+    lines = list(table(ranked(candidates(), OBJECTIVE, "d0"), OBJECTIVE, missing=2))
+    assert re.split(" {2,}", lines[0]) == ["candidate", "metric", "± one se", "to the run's winner, 95 % interval"]
+    assert re.split(" {2,}", lines[1])[:2] == ["trial 1", "55.0"]
+    assert lines[4] == "2 more candidates have no recorded answers to all search documents"
+    likelier = Objective(OBJECTIVE.goals, metric=0.0, loglikelihood=1.0)
+    lines = list(table(ranked(candidates(), likelier, "d0"), likelier, missing=0))
+    assert re.split(" {2,}", lines[1]) == ["trial 2", "45.0", "-0.1000", "0.0000", "+0.9000 (+0.9000 to +0.9000)"]
+
+
+def test_objectives_by_name_and_by_shares() -> None:
+    assert with_objective(CONFIG, None) == CONFIG
+    assert with_objective(CONFIG, "loglikelihood").score.objective == "loglikelihood"
+    mixed = with_objective(CONFIG, "metric=1, loglikelihood=0.2").score.shares
+    assert mixed == Shares(metric=1.0, loglikelihood=0.2)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("sum=2", r"--weights sum=2: no task named 'sum'; did you mean 'sums'\?"),
+        ("zzz=2", "no task named 'zzz'; one of sums, colours"),
+        ("sums", "sums is ''; give a number of 0 or more"),
+        ("sums=-1", "sums is '-1'"),
+        ("sums=nan", "sums is 'nan'"),
+        ("sums=1,,", "no task named ''"),
+        ("sums=0,colours=0", "all weights are 0"),
+    ],
+)
+def test_wrong_weights(text: str, said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        with_weights(OBJECTIVE, text)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("likelihood", r"--objective: no objective named 'likelihood'; did you mean 'loglikelihood'\?"),
+        ("metrik=1", r"no share named 'metrik'; did you mean 'metric'\?"),
+        ("metric=0", "all shares are 0"),
+        ("", "no objective named ''"),
+    ],
+)
+def test_wrong_objectives(text: str, said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        with_objective(CONFIG, text)
