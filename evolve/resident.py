@@ -148,17 +148,17 @@ def check_base(base: Checkpoint, trust_remote_code: bool = False) -> None:
 
     Nothing is loaded: the module stands on the meta device. Raises ModelError.
     """
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import AutoConfig
 
     where = f"models.base ({base.reference})"
     try:
         config = AutoConfig.from_pretrained(base.folder, local_files_only=True, trust_remote_code=trust_remote_code)
         with torch.device("meta"):
-            module: Any = AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
+            module: Any = auto_class(config).from_config(config, trust_remote_code=trust_remote_code)
     except Exception as error:  # a configuration's own checks and a model's own code: anything can come out
         raise ModelError(
             f"{where}: transformers cannot build it from its config.json ({' '.join(str(error).split())[:300]}); "
-            "give a model that AutoModelForCausalLM loads, or a newer transformers"
+            "give a model that AutoModelForCausalLM or AutoModelForSeq2SeqLM loads, or a newer transformers"
         ) from error
     for name, tensor in module.state_dict().items():
         stored = base.tensors.get(name)
@@ -170,20 +170,27 @@ def check_base(base: Checkpoint, trust_remote_code: bool = False) -> None:
 
 
 def load_module(folder: Path, *, dtype: torch.dtype, device: str, trust_remote_code: bool = False) -> torch.nn.Module:
-    """The model in a checkpoint folder, ready to be asked. Raises ModelError."""
-    from transformers import AutoModelForCausalLM
+    """The model in a checkpoint folder, ready to be asked: a decoder, or an encoder with one. Raises ModelError."""
+    from transformers import AutoConfig
 
+    where: Any = {"local_files_only": True, "trust_remote_code": trust_remote_code}
     try:
-        module: Any = AutoModelForCausalLM.from_pretrained(
-            folder, dtype=dtype, local_files_only=True, trust_remote_code=trust_remote_code
-        )
+        config = AutoConfig.from_pretrained(folder, **where)
+        module = auto_class(config).from_pretrained(folder, dtype=dtype, **where)
     except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
         raise ModelError(
-            f"{folder}: transformers cannot load it as a causal language model "
-            f"({' '.join(str(error).split())[:300]}); give a model that AutoModelForCausalLM loads"
+            f"{folder}: transformers cannot load it as a language model ({' '.join(str(error).split())[:300]}); "
+            "give a model that AutoModelForCausalLM or AutoModelForSeq2SeqLM loads"
         ) from error
     loaded: torch.nn.Module = module.to(device).eval().requires_grad_(False)
     return loaded
+
+
+def auto_class(config: Any) -> Any:
+    """The class of transformers that loads models with this configuration: decoders, or encoders with one."""
+    from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
+
+    return AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
 
 
 def load_tokenizer(folder: Path, trust_remote_code: bool = False) -> Any:

@@ -362,6 +362,30 @@ def test_one_bad_model_costs_no_other(score: Score, tmp_path: Path) -> None:
     assert data["complete"] is True
 
 
+def test_encoder_decoders_score_as_in_lm_eval(score: Score, folder: Path, tmp_path: Path) -> None:
+    from transformers import AutoTokenizer, T5Config, T5ForConditionalGeneration
+
+    tokenizer = AutoTokenizer.from_pretrained(BASE)
+    torch.manual_seed(0)
+    sizes = {"d_model": 32, "d_kv": 8, "d_ff": 64, "num_layers": 2, "num_heads": 4}
+    ends = {"decoder_start_token_id": 0, "pad_token_id": 0, "eos_token_id": 1}
+    config = T5Config(vocab_size=len(tokenizer), **sizes, **ends)
+    made = T5ForConditionalGeneration(config)
+    for parameter in made.parameters():  # for answers that differ between documents
+        parameter.data.mul_(3)
+    made.save_pretrained(tmp_path / "t5")
+    tokenizer.save_pretrained(tmp_path / "t5")
+    words = ("--tasks", "choose,write", "--include", folder, "--limit", 20, "--json", "--samples")
+    (model,) = record(score(tmp_path / "t5", *words))["models"]
+    theirs = stock(str(tmp_path / "t5"), folder, ["choose", "write"], limit=20, bootstrap_iters=0)
+    accuracies = [model["samples"]["choose"][str(document)]["acc,none"] for document in range(20)]
+    expected = {sample["doc_id"]: sample["acc"] for sample in theirs["samples"]["choose"]}
+    assert accuracies == [expected[document] for document in range(20)]
+    assert set(accuracies) == {0.0, 1.0}
+    value = model["tasks"]["write"]["metrics"]["exact_match,whole"]["value"]
+    assert value == theirs["results"]["write"]["exact_match,whole"]
+
+
 BAD: dict[str, tuple[list[object], str]] = {
     "no task": ([BASE], "--task: none given"),
     "unknown task": ([BASE, "--task", "demo_pik", "--include", DEMO], "did you mean 'demo_pick'"),
