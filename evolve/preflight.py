@@ -44,6 +44,7 @@ def preflight(config: SearchConfig, say: Callable[[str], None] = lambda _: None)
     check_base(setting.base, config.run.trust_remote_code)
     workers = local_workers(setting) if config.run.address == "local" else None
     setting.objective  # noqa: B018  (a task without right answers is refused where they are needed)
+    setting.prepared.digest  # noqa: B018  (a document of any set that cannot be asked is found now)
     documents = setting.prepared.documents
     for task, sets in documents.items():
         say(f"task {task}: {len(sets.search)} search, {len(sets.selection)} selection, {len(sets.report)} report")

@@ -15,7 +15,7 @@ from engine.errors import RecipeError
 from engine.plan import Plan, plan
 from engine.recipe import Recipe
 from engine.write import write_checkpoint
-from evolve.atomic import write_json, write_text
+from evolve.atomic import replacing, write_json, write_text
 from evolve.budget import Budget
 from evolve.config import SearchConfig, load_config
 from evolve.environment import describe
@@ -119,11 +119,15 @@ def finish(
 
 
 def write_inputs(config: SearchConfig, findings: Findings) -> None:
-    """The resolved configuration and the document sets, written at every start."""
+    """The resolved configuration, the document sets and the requests that workers map, written at every start."""
     text = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
     # A database URL may hold a password, which is then for the owner's eyes only.
     write_text(config.folder / "search.yaml", text, mode=0o600 if config.run.storage else 0o644)
-    documents = findings.setting.prepared.documents
+    prepared = findings.setting.prepared
+    documents = prepared.documents
+    for which in prepared.unstored():
+        with replacing(config.folder / "requests" / f"{which}.arrow", synced=False) as file:
+            prepared.write(which, file)
     for name in ("search", "selection", "report"):
         ids = {task: list(getattr(sets, name)) for task, sets in documents.items()}
         write_text(config.folder / "documents" / f"{name}.json", json.dumps(ids) + "\n")

@@ -132,7 +132,8 @@ class Setting:
 
     @cached_property
     def prepared(self) -> Prepared:
-        """The tasks' documents, requests and token ids. Raises TaskError."""
+        """The tasks' documents, requests and token ids: of each set when it is asked for, mapped where the driver has
+        written them. Raises TaskError."""
         score = self.config.score
         return prepare(
             [TaskSpec(task.task, task.metric, task.weight, task.num_fewshot) for task in score.tasks],
@@ -148,6 +149,8 @@ class Setting:
                 score.gen_kwargs or None,
             ),
             allow_benchmarks=score.allow_benchmarks,
+            sets=(),
+            store=self.config.folder / "requests",
         )
 
     @cached_property

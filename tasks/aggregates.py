@@ -7,7 +7,8 @@ from typing import Any
 
 from tasks.errors import TaskError
 from tasks.metric import all_metrics
-from tasks.prepared import Prepared, PreparedTask
+from tasks.prepared import Prepared
+from tasks.prepared_task import PreparedTask
 from tasks.prompts import DocumentRequests
 from tasks.spec import SetName
 

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from tasks.errors import NotFinite, TaskError
-from tasks.prepared import PreparedTask
+from tasks.prepared_task import PreparedTask
 from tasks.prompts import DocumentRequests
 
 Measures = dict[str, dict[int, float]]  # measure -> document id -> value

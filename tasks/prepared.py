@@ -8,47 +8,26 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import cached_property
-from itertools import islice
 from pathlib import Path
 from typing import IO, Any
 
 from lm_eval.api.task import ConfigurableTask
 
-from tasks.benchmarks import benchmark_sign, name_sign, refuse
-from tasks.documents import Document, DocumentSets, canonical, check_disjoint, shuffled_ids, split
+from tasks.benchmarks import name_sign, refuse
+from tasks.documents import DocumentSets, canonical, check_disjoint
 from tasks.errors import TaskError, raise_all
-from tasks.fewshot import fewshot_split, set_fewshot
 from tasks.groups import spread
 from tasks.inputs import inputs_digest
 from tasks.load import TaskLibrary
-from tasks.metric import Metric, find_metric, first_metric
 from tasks.objective import Goal
-from tasks.prompts import DocumentRequests, build_requests, chat_template, remember_templates
+from tasks.prepared_task import PreparedTask, split_task, whole_task
+from tasks.prompts import DocumentRequests, build_requests, chat_template
 from tasks.request_store import Facts, read_facts, read_set, write_set
 from tasks.spec import SETS, PromptSettings, SetName, Sizes, TaskSpec, check_search, check_specs
 
 ALL: SetName = "all"
-
-
-@dataclass(frozen=True)
-class PreparedTask:
-    """One task, ready to be asked; `benchmark` says why it looks like a public benchmark, if it does.
-
-    `metric` is the one that the spec names, or else the task's first; all are recorded.
-    """
-
-    spec: TaskSpec
-    task: ConfigurableTask
-    metric: Metric
-    documents: Sequence[Document]  # of the evaluated split, in its order: all, or as many as are asked
-    available: int  # distinct ones among them
-    sets: DocumentSets
-    dataset_path: str | None
-    split: str
-    num_fewshot: int
-    benchmark: str | None
 
 
 class Prepared:
@@ -86,7 +65,8 @@ class Prepared:
                     tokenizer=self._tokenizer,
                 )
                 for name, each in self.tasks.items()
-            }
+                if each.sets.ids(which)
+            } | {name: () for name, each in self.tasks.items() if not each.sets.ids(which)}
         return self._requests[which]
 
     def unstored(self) -> tuple[SetName, ...]:
@@ -161,21 +141,21 @@ def prepare(
         if not allow_benchmarks and (named := name_sign(name)):
             raise refuse(name, named)
 
-    members = _members(specs, TaskLibrary(include, admit), limit=None)
+    members, problems = _members(specs, TaskLibrary(include, admit), limit=None)
     inputs, facts = None, None
-    if store is not None:
+    if store is not None and not problems:
         inputs = inputs_digest(members, sizes=sizes, seed=seed, prompt=prompt, allow_benchmarks=allow_benchmarks,
                                tokenizer=tokenizer)  # fmt: skip
         facts = read_facts(store, SETS[0], inputs) if inputs else None
 
     def one(spec: TaskSpec, task: ConfigurableTask) -> PreparedTask:
         known = facts.get(spec.task) if facts else None
-        each = _split_task(spec, task, sizes=sizes, seed=seed, prompt=prompt, known=known)
+        each = split_task(spec, task, sizes=sizes, seed=seed, prompt=prompt, known=known)
         if each.benchmark and not allow_benchmarks:
             raise refuse(spec.task, each.benchmark)
         return each
 
-    tasks = _each(members, one)
+    tasks = _each(members, one, problems)
     if facts is None:
         check_disjoint({each.spec.task: (each.documents, each.sets) for each in tasks})
     prepared = Prepared(tasks, sizes=sizes, seed=seed, prompt=prompt, tokenizer=tokenizer, inputs=inputs, store=store)
@@ -202,16 +182,17 @@ def prepare_all(
         chat_template(tokenizer)
 
     def one(spec: TaskSpec, task: ConfigurableTask) -> PreparedTask:
-        return _whole_task(spec, task, limit=limit, prompt=prompt)
+        return whole_task(spec, task, limit=limit, prompt=prompt)
 
-    tasks = _each(_members(specs, TaskLibrary(include), limit=limit), one)
+    members, problems = _members(specs, TaskLibrary(include), limit=limit)
+    tasks = _each(members, one, problems)
     return _built(Prepared(tasks, sizes=Sizes(0, 0, 0), seed=0, prompt=prompt, tokenizer=tokenizer), ("all",))
 
 
 def _members(
     specs: Sequence[TaskSpec], library: TaskLibrary, *, limit: int | None
-) -> list[tuple[TaskSpec, ConfigurableTask]]:
-    """Every task that the specs stand for, with a spec of its own. Raises the TaskErrors of all at once."""
+) -> tuple[list[tuple[TaskSpec, ConfigurableTask]], list[TaskError]]:
+    """Every task that the specs stand for, with a spec of its own, and what is wrong with the rest."""
     members: dict[str, tuple[TaskSpec, ConfigurableTask]] = {}
     problems: list[TaskError] = []
     for spec in specs:
@@ -222,16 +203,16 @@ def _members(
                 members[member.task] = member, task
         except TaskError as problem:
             problems.append(problem)
-    raise_all(problems)
-    return list(members.values())
+    return list(members.values()), problems
 
 
 def _each(
-    members: Sequence[tuple[TaskSpec, ConfigurableTask]], one: Callable[[TaskSpec, ConfigurableTask], PreparedTask]
+    members: Sequence[tuple[TaskSpec, ConfigurableTask]],
+    one: Callable[[TaskSpec, ConfigurableTask], PreparedTask],
+    problems: list[TaskError],
 ) -> list[PreparedTask]:
-    """`one` of every task. Raises the TaskErrors of all at once."""
+    """`one` of every task. Raises these TaskErrors and those of all tasks at once."""
     tasks: list[PreparedTask] = []
-    problems: list[TaskError] = []
     for spec, task in members:
         try:
             tasks.append(one(spec, task))
@@ -245,87 +226,3 @@ def _built(prepared: Prepared, sets: Sequence[SetName]) -> Prepared:
     for which in sets:
         prepared.requests(which)
     return prepared
-
-
-def _split_task(
-    spec: TaskSpec, task: ConfigurableTask, *, sizes: Sizes, seed: int, prompt: PromptSettings, known: Facts | None
-) -> PreparedTask:
-    metric = find_metric(task, spec.task, asked=str(spec.metric))
-    shots = set_fewshot(spec, task, strict=True)
-    _set_generation(task, prompt)
-    documents = list(task.eval_docs)
-    evaluated = _evaluated_split(task)
-    inside = shots > 0 and fewshot_split(task) == evaluated
-    if known is None:
-        known = _facts(spec, task, documents, sizes=sizes, seed=seed, shots=shots, inside=inside)
-    if inside:
-        task.sampler.replace_df([documents[identity] for identity in known.sets.fewshot])
-    remember_templates(task, documents)
-    return PreparedTask(
-        spec=spec,
-        task=task,
-        metric=metric,
-        documents=documents,
-        available=known.available,
-        sets=known.sets,
-        dataset_path=task.config.dataset_path,
-        split=evaluated,
-        num_fewshot=shots,
-        benchmark=known.benchmark,
-    )
-
-
-def _facts(
-    spec: TaskSpec,
-    task: ConfigurableTask,
-    documents: Sequence[Document],
-    *,
-    sizes: Sizes,
-    seed: int,
-    shots: int,
-    inside: bool,
-) -> Facts:
-    """Which documents are in which set. `inside`: the few-shot examples come from the same split."""
-    evaluated = _evaluated_split(task)
-    contents = [canonical(document) for document in documents]
-    examples = [] if inside or not shots else [canonical(document) for document in task.sampler.df]
-    ids = shuffled_ids(contents, seed=seed, task=spec.task, excluded=examples)
-    note = f" in split {evaluated!r}" + (" that are not few-shot examples" if examples else "")
-    sets = split(ids, sizes, fewshot=shots if inside else 0, task=spec.task, note=note)
-    if 0 < len(examples) < shots:
-        raise TaskError(f"task {spec.task!r}: num_fewshot is {shots}, but there are {len(examples)} examples to draw")
-    files = (task.config.dataset_kwargs or {}).get("data_files")
-    sign = benchmark_sign(
-        spec.task, dataset_path=task.config.dataset_path, data_files=files, split=evaluated, documents=documents
-    )
-    return Facts(sets, len(ids), sign)
-
-
-def _whole_task(spec: TaskSpec, task: ConfigurableTask, *, limit: int | None, prompt: PromptSettings) -> PreparedTask:
-    metric = find_metric(task, spec.task, asked=spec.metric) if spec.metric else first_metric(task)
-    shots = set_fewshot(spec, task, strict=False)
-    _set_generation(task, prompt)
-    documents = list(islice(task.eval_docs, limit))
-    remember_templates(task, documents)
-    return PreparedTask(
-        spec=spec,
-        task=task,
-        metric=metric,
-        documents=documents,
-        available=len(documents),
-        sets=DocumentSets(all=tuple(range(len(documents)))),
-        dataset_path=task.config.dataset_path,
-        split=_evaluated_split(task),
-        num_fewshot=shots,
-        benchmark=None,
-    )
-
-
-def _evaluated_split(task: ConfigurableTask) -> str:
-    return str(task.config.test_split if task.has_test_docs() else task.config.validation_split)
-
-
-def _set_generation(task: ConfigurableTask, prompt: PromptSettings) -> None:
-    """As `simple_evaluate(gen_kwargs=...)` does."""
-    if prompt.gen_kwargs and task.OUTPUT_TYPE == "generate_until":
-        task.set_config(key="generation_kwargs", value=dict(prompt.gen_kwargs), update=True)
