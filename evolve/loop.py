@@ -122,13 +122,14 @@ def trial_of(candidate: Candidate, evaluation: Evaluation, objective: Objective)
         return replace(blank, failure=outcome)
     utilities = objective.utilities(outcome.measures)
     value = mean_over_tasks(utilities, objective.weights)
-    if not math.isfinite(value):
-        what = f"the objective is {value}: an answer has no probability, or a perplexity overflows"
+    error = standard_error(utilities, objective.weights)
+    if not (math.isfinite(value) and math.isfinite(error)):
+        what = f"the objective is {value} ± {error}: an answer has no probability, or a perplexity overflows"
         return replace(blank, failure=Failure("not finite", what))
     return replace(
         blank,
         value=value,
-        standard_error=standard_error(utilities, objective.weights),
+        standard_error=error,
         documents=sum(len(values) for values in utilities.values()),
         tasks=objective.metrics(outcome.measures),
         loglikelihoods=objective.loglikelihoods(outcome.measures),

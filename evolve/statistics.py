@@ -27,11 +27,6 @@ class Difference:
     high: float
 
 
-def weighted_mean(values: Values, weights: Mapping[str, float]) -> float:
-    total = sum(weights[task] for task in values)
-    return sum(weights[task] * float(np.mean(list(each.values()))) for task, each in values.items()) / total
-
-
 def standard_error(values: Values, weights: Mapping[str, float]) -> float:
     """Of the weighted mean over tasks, from the spread between documents."""
     total = sum(weights[task] for task in values)
@@ -39,7 +34,8 @@ def standard_error(values: Values, weights: Mapping[str, float]) -> float:
     for task, each in values.items():
         scores = np.array(list(each.values()))
         if scores.size > 1:
-            variance += (weights[task] / total) ** 2 * float(scores.var(ddof=1)) / scores.size
+            with np.errstate(over="ignore", invalid="ignore"):  # perplexities of broken models
+                variance += (weights[task] / total) ** 2 * float(scores.var(ddof=1)) / scores.size
     return math.sqrt(variance)
 
 

@@ -21,7 +21,7 @@ from evolve.statistics import Difference, paired_difference, standard_error
 from evolve.trial import Failure, Job, Point, Trial
 from search_spaces.depth import Family
 from search_spaces.space import SearchSpace
-from tasks.objective import Objective
+from tasks.objective import Objective, mean_over_tasks
 from tasks.score import Score
 
 
@@ -112,7 +112,7 @@ def select(
 ) -> list[Finalist]:
     """The finalists with their selection scores, the best by the objective first."""
     jobs = {f.name: Job(key=f.recipe.digest, documents="selection", recipe=f.recipe) for f in finalists}
-    scores = scored(jobs, executor, done)
+    scores = scored(jobs, objective, executor, done)
     ranked = [
         replace(
             each,
@@ -143,7 +143,7 @@ def judge(
     jobs = {WINNER: Job(key=f"checkpoint of {winner.digest}", documents="report", folder=str(checkpoint))}
     for name, recipe in (models | merges).items():
         jobs[name] = Job(key=recipe.digest, documents="report", recipe=recipe)
-    scores = scored(jobs, executor, done)
+    scores = scored(jobs, objective, executor, done)
     if WINNER not in scores:
         raise RunError(f"{checkpoint}: the winner could not be scored on the report documents; run the command again")
     ours = scores[WINNER]
@@ -159,8 +159,10 @@ def judge(
     return Verdict(tuple(finalists), tuple(rows), best, tuple(name for name in jobs if name not in scores))
 
 
-def scored(jobs: Mapping[str, Job], executor: Executor, done: Callable[[str], None]) -> dict[str, Score]:
-    """The scores by name. Names with the same job share one; a job that fails is said and left out."""
+def scored(
+    jobs: Mapping[str, Job], objective: Objective, executor: Executor, done: Callable[[str], None]
+) -> dict[str, Score]:
+    """The scores by name. Names with the same job share one; one that fails, or is not finite, is said and left out."""
     names: dict[tuple[str, str], list[str]] = {}
     for name, job in jobs.items():
         names.setdefault((job.key, job.documents), []).append(name)
@@ -170,6 +172,8 @@ def scored(jobs: Mapping[str, Job], executor: Executor, done: Callable[[str], No
             outcome = evaluation.outcome
             if isinstance(outcome, Failure):
                 done(f"{name} failed ({outcome.kind}): {outcome.message}")
+            elif not math.isfinite(objective.metric_only().value(outcome.measures)):
+                done(f"{name} failed (not finite): its metric is not a finite number")
             else:
                 scores[name] = outcome
                 done(name)
@@ -180,7 +184,10 @@ def row_of(name: str, kind: str, score: Score, ours: Score | None, objective: Ob
     def gain(by: Objective) -> Difference | None:
         if ours is None:
             return None
-        return paired_difference(by.utilities(ours.measures), by.utilities(score.measures), objective.weights, seed)
+        pair = by.utilities(ours.measures), by.utilities(score.measures)
+        if not all(math.isfinite(mean_over_tasks(each, objective.weights)) for each in pair):
+            return None  # an answer without any probability
+        return paired_difference(*pair, objective.weights, seed)
 
     metrics, answers = objective.metrics(score.measures), objective.loglikelihoods(score.measures)
     metric = objective.metric_only()

@@ -11,7 +11,7 @@ g(R) and whose spread gives the delta method's standard error (Cochran, "Samplin
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -73,7 +73,7 @@ class Objective:
                     "same documents; take one of them as the objective"
                 )
             result[goal.task] = {
-                document: math.fsum(share * values[document] for share, values in parts) for document in parts[0][1]
+                document: total_of(share * values[document] for share, values in parts) for document in parts[0][1]
             }
         return result
 
@@ -103,8 +103,8 @@ class Objective:
         """The weighted mean over tasks of the metrics as printed; None where higher is better for some tasks only."""
         if len({goal.higher_is_better for goal in self.goals}) > 1 or any(g.task not in metrics for g in self.goals):
             return None
-        total = math.fsum(self.weights.values())
-        return math.fsum(goal.weight * metrics[goal.task] for goal in self.goals) / total
+        total = total_of(self.weights.values())
+        return total_of(goal.weight * metrics[goal.task] for goal in self.goals) / total
 
     def _answers(self, task: str, measures: Measures) -> dict[int, float]:
         sums, lengths = measures[task].get(LOGLIKELIHOOD, {}), measures[task].get(LENGTHS[self.unit], {})
@@ -119,12 +119,20 @@ class Objective:
 
 def mean_over_tasks(values: Mapping[str, Mapping[int, float]], weights: Mapping[str, float]) -> float:
     """The weighted mean over tasks of the means over documents; exact in whatever order documents come."""
-    total = math.fsum(weights[task] for task in values)
-    return math.fsum(weights[task] * _mean(each) for task, each in values.items()) / total
+    total = total_of(weights[task] for task in values)
+    return total_of(weights[task] * _mean(each) for task, each in values.items()) / total
+
+
+def total_of(values: Iterable[float]) -> float:
+    """The exact sum; NaN beyond what a float holds and for infinities of both signs."""
+    try:
+        return math.fsum(values)
+    except (OverflowError, ValueError):
+        return math.nan
 
 
 def _mean(values: Mapping[int, float]) -> float:
-    return math.fsum(values.values()) / len(values)
+    return total_of(values.values()) / len(values)
 
 
 def _metric_utilities(goal: Goal, measures: Mapping[str, Mapping[int, float]]) -> dict[int, float]:
@@ -132,7 +140,7 @@ def _metric_utilities(goal: Goal, measures: Mapping[str, Mapping[int, float]]) -
     sign = 1.0 if goal.higher_is_better else -1.0
     if goal.aggregation == "mean":
         return {document: sign * value for document, value in numerators.items()}
-    ratio, size = math.fsum(numerators.values()) / math.fsum(weights.values()), _mean(weights)
+    ratio, size = total_of(numerators.values()) / total_of(weights.values()), _mean(weights)
     value, slope = _of_ratio(goal.aggregation, ratio)
     return {
         document: sign * (value + slope * (numerators[document] - ratio * weights[document]) / size)

@@ -18,10 +18,10 @@ from evolve.budget import Budget
 from evolve.config import Search
 from evolve.errors import RunError
 from evolve.ledger import Ledger
-from evolve.loop import observations, search
+from evolve.loop import observations, search, trial_of
 from evolve.optimizers import OPTIMIZERS
 from evolve.optimizers.optimizer import Problem
-from evolve.trial import Evaluation, Failure, Job, Outcome, Trial
+from evolve.trial import Candidate, Evaluation, Failure, Job, Outcome, Trial
 from search_spaces import SPACES
 from search_spaces.assemble import Spec
 from search_spaces.bounds import Choices, Range
@@ -64,6 +64,16 @@ def judge(recipe: Recipe) -> Outcome:
     value = -sum((each - 0.6) ** 2 for each in found) / len(found)
     values = {task: {"acc,none": {i: value + i / 10 for i in range(DOCUMENTS)}} for task in WEIGHTS}
     return Score(values, {"forward": 0.0, "other": 0.0})
+
+
+def test_an_objective_that_is_not_finite_is_a_failure() -> None:
+    candidate = Candidate(3, 0, (0.5,), space_of().decode((0.5,) * len(space_of().genes)))
+    for value in (float("inf"), float("-inf"), 1e300):
+        values = {task: {"acc,none": {0: value, 1: 1.0}} for task in WEIGHTS}
+        trial = trial_of(candidate, Evaluation(Score(values, {})), OBJECTIVE)
+        assert trial.value is None
+        assert trial.failure is not None
+        assert trial.failure.kind == "not finite"
 
 
 def judge_with_failures(recipe: Recipe) -> Outcome:

@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from evolve import statistics
-from evolve.statistics import paired_difference, standard_error, weighted_mean
+from evolve.statistics import paired_difference, standard_error
+from tasks.objective import mean_over_tasks
 
 Values = dict[str, dict[int, float]]
 
@@ -26,9 +27,9 @@ def values(**tasks: object) -> Values:
 
 def test_the_mean_is_weighted_over_tasks_not_documents() -> None:
     scores = values(a=[1, 1, 1, 1, 1, 1], b=[0, 0])
-    assert weighted_mean(scores, {"a": 1.0, "b": 1.0}) == 0.5
-    assert weighted_mean(scores, {"a": 1.0, "b": 3.0}) == 0.25
-    assert weighted_mean(scores, {"a": 1.0, "b": 3.0, "not scored": 9.0}) == 0.25
+    assert mean_over_tasks(scores, {"a": 1.0, "b": 1.0}) == 0.5
+    assert mean_over_tasks(scores, {"a": 1.0, "b": 3.0}) == 0.25
+    assert mean_over_tasks(scores, {"a": 1.0, "b": 3.0, "not scored": 9.0}) == 0.25
 
 
 def test_the_standard_error_is_the_formula() -> None:
@@ -44,7 +45,7 @@ def test_the_standard_error_is_the_spread_of_the_mean() -> None:
     generator = np.random.default_rng(0)
     weights = {"a": 1.0, "b": 2.0}
     draws = [values(a=generator.random(30) < 0.7, b=generator.normal(size=50)) for _ in range(600)]
-    spread = np.std([weighted_mean(draw, weights) for draw in draws])
+    spread = np.std([mean_over_tasks(draw, weights) for draw in draws])
     told = np.mean([standard_error(draw, weights) for draw in draws])
     assert told == pytest.approx(spread, rel=0.1)
 
@@ -94,7 +95,7 @@ def test_the_interval_is_that_of_the_paired_standard_error() -> None:
     ours, theirs = values(a=generator.normal(size=150), b=generator.normal(size=60)), values(a=[0] * 150, b=[0] * 60)
     weights = {"a": 1.0, "b": 4.0}
     difference = paired_difference(ours, theirs, weights, seed=0)
-    assert difference.mean == pytest.approx(weighted_mean(ours, weights))
+    assert difference.mean == pytest.approx(mean_over_tasks(ours, weights))
     assert difference.high - difference.low == pytest.approx(2 * 1.96 * standard_error(ours, weights), rel=0.12)
 
 

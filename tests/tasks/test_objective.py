@@ -166,6 +166,10 @@ def test_a_perplexity_that_overflows_is_not_finite() -> None:
     objective = Objective((goal("weighted_perplexity", higher=False),))
     assert objective.metrics(measures([(-1e6, 1)])) == {"t": math.inf}
     assert not math.isfinite(objective.value(measures([(-1e6, 1), (-2e6, 1)])))
+    near = [(-709.5 - i / 1000, 1) for i in range(40)]  # a float holds each of these perplexities, not their sum
+    assert not math.isfinite(objective.value(measures(near)))
+    mixed = Objective((goal("weighted_perplexity", higher=True),), metric=1.0, loglikelihood=1.0)
+    assert not math.isfinite(mixed.value(measures([(-math.inf, 1), (-2e6, 1)])))
 
 
 def test_neither_torch_nor_lm_eval_is_needed() -> None:

@@ -1,0 +1,135 @@
+"""The winner is chosen by the objective, the report compares by the metric, and what is not finite is left out."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pytest
+
+from engine.recipe import Recipe
+from evolve import statistics
+from evolve.errors import RunError
+from evolve.trial import Evaluation, Failure, Job
+from evolve.verdict import Finalist, judge, select
+from search_spaces.depth import Family
+from tasks.objective import Goal, Objective
+from tasks.score import Score
+
+FAMILY = Family("base", ("math", "code"), 4, ("embed",), "float32")
+ACCURACY = Objective((Goal("t", "acc,none", 1.0, True),))
+LIKELIER = Objective(ACCURACY.goals, metric=0.0, loglikelihood=1.0)
+PERPLEXITY = Objective((Goal("t", "word_perplexity,none", 1.0, False, "weighted_perplexity"),))
+
+
+@pytest.fixture(autouse=True)
+def _few_resamples(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(statistics, "RESAMPLES", 1000)
+
+
+def finalist(weight: float) -> Finalist:
+    recipe = {"merge_method": "linear", "models": [{"model": "math", "parameters": {"weight": weight}}]}
+    return Finalist(f"trial {weight}", Recipe.model_validate(recipe), 0.9)
+
+
+def score(accuracy: float, answers: float) -> Score:
+    """20 documents of 3 words, of which a share is right; every answer has the same log-likelihood."""
+    documents = range(20)
+    measures = {
+        "acc,none": {document: float(document < 20 * accuracy) for document in documents},
+        "loglikelihood": dict.fromkeys(documents, answers),
+        "gold_tokens": dict.fromkeys(documents, 2.0),
+        "gold_bytes": dict.fromkeys(documents, 4.0),
+        "word_perplexity,none": {document: answers * (1 + document / 100) for document in documents},
+        "word_perplexity,none/weight": dict.fromkeys(documents, 3.0),
+    }
+    return Score({"t": measures}, {})
+
+
+class Told:
+    """Scores by a job's key; jobs without one fail."""
+
+    def __init__(self, scores: dict[str, Score]) -> None:
+        self.scores, self.asked = scores, list[str]()
+
+    def run(self, jobs: Sequence[Job]) -> Iterator[tuple[Job, Evaluation]]:
+        for job in jobs:
+            self.asked.append(job.key)
+            yield job, Evaluation(self.scores.get(job.key, Failure("merge", "no")))
+
+    def close(self) -> None: ...
+
+
+def test_finalists_are_ranked_by_the_objective() -> None:
+    one, other = finalist(0.1), finalist(0.2)
+    executor = Told({one.recipe.digest: score(0.6, -3.0), other.recipe.digest: score(0.5, -1.0)})
+    by_metric = select([one, other], ACCURACY, executor, lambda _: None)
+    assert [each.name for each in by_metric] == [one.name, other.name]
+    by_answers = select([one, other], LIKELIER, executor, lambda _: None)
+    assert [each.name for each in by_answers] == [other.name, one.name]
+    assert [each.selection for each in by_answers] == [-0.5, -1.5]
+    assert by_answers[0].metrics["selection"] == {"t": 0.5}
+
+
+def test_finalists_that_fail_or_are_not_finite_cannot_win() -> None:
+    one, other, third = finalist(0.1), finalist(0.2), finalist(0.3)
+    said: list[str] = []
+    executor = Told({one.recipe.digest: score(0.9, -math.inf), other.recipe.digest: score(0.5, -1.0)})
+    assert [each.name for each in select([one, other, third], LIKELIER, executor, said.append)] == [other.name]
+    assert f"{third.name} failed (merge): no" in said
+    broken = Told({one.recipe.digest: score(0.9, -1e6)})
+    with pytest.raises(RunError, match="none could be scored"):
+        select([one], PERPLEXITY, broken, said.append)
+    assert f"{one.name} failed (not finite): its metric is not a finite number" in said
+
+
+class Ended(Told):
+    """The report documents: the winner's checkpoint, and every other model with one score."""
+
+    def __init__(self, winner: Score, others: Score) -> None:
+        super().__init__({})
+        self._winner, self._others = winner, others
+
+    def run(self, jobs: Sequence[Job]) -> Iterator[tuple[Job, Evaluation]]:
+        for job in jobs:
+            self.asked.append(job.key)
+            yield job, Evaluation(self._others if job.folder is None else self._winner)
+
+
+def test_the_comparison_is_by_the_metric_and_shows_both() -> None:
+    executor = Ended(score(0.5, -1.0), score(0.6, -3.0))
+    verdict = judge([finalist(0.1)], Path("out"), FAMILY, LIKELIER, 0, executor, lambda _: None)
+    winner, *others = verdict.rows
+    assert (winner.mean, winner.loglikelihoods) == (0.5, {"t": -0.5})
+    for row in others:
+        assert row.gain is not None
+        assert row.gain.mean == pytest.approx(-0.1)
+        assert row.loglikelihood_gain is not None
+        assert row.loglikelihood_gain.mean == pytest.approx(1.0)
+        assert row.objective_gain is None, "it is the log-likelihood's"
+    assert len(executor.asked) == 1 + 3 + 3
+
+
+def test_a_lower_perplexity_is_a_gain_and_is_shown_without_a_sign() -> None:
+    executor = Ended(score(0.5, -1.0), score(0.5, -3.0))
+    verdict = judge([finalist(0.1)], Path("out"), FAMILY, PERPLEXITY, 0, executor, lambda _: None)
+    winner, *others = verdict.rows
+    assert winner.mean == winner.metrics["t"] == pytest.approx(math.exp(1.095 / 3))
+    assert all(row.gain is not None and row.gain.low > 0 for row in others)
+    assert all(row.standard_error > 0 for row in verdict.rows)
+
+
+def test_a_mix_has_a_gain_of_its_own() -> None:
+    mixed = Objective(ACCURACY.goals, metric=1.0, loglikelihood=0.2)
+    executor = Ended(score(0.5, -1.0), score(0.6, -3.0))
+    row = judge([finalist(0.1)], Path("out"), FAMILY, mixed, 0, executor, lambda _: None).rows[1]
+    assert row.objective_gain is not None
+    assert row.objective_gain.mean == pytest.approx(-0.1 + 0.2 * 1.0)
+
+
+def test_an_answer_without_probability_leaves_the_metric_standing() -> None:
+    executor = Ended(score(0.5, -1.0), score(0.6, -math.inf))
+    verdict = judge([finalist(0.1)], Path("out"), FAMILY, ACCURACY, 0, executor, lambda _: None)
+    assert [row.loglikelihood_gain for row in verdict.rows[1:]] == [None] * 6
+    assert all(row.gain is not None for row in verdict.rows[1:])
