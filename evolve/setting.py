@@ -29,7 +29,7 @@ from search_spaces.depth import Family
 from search_spaces.space import SearchSpace, search_space
 from tasks.objective import Objective
 from tasks.prepared import Prepared, prepare
-from tasks.spec import PromptSettings, Sizes, TaskSpec
+from tasks.spec import SETS, PromptSettings, Sizes, TaskSpec
 
 T = TypeVar("T")
 ROLLING = "loglikelihood_rolling"  # the whole text is what is right there
@@ -166,7 +166,7 @@ class Setting:
 
 
 def check_answers(prepared: Prepared, base: Checkpoint) -> None:
-    """Raises ConfigError for tasks with a document whose right answer is not known as text."""
+    """Raises ConfigError for tasks with a document of any set whose right answer is not known as text."""
     if base.config.get("is_encoder_decoder"):
         raise ConfigError(
             f"score.objective: needs the log-likelihood of right answers, which is not taken of an encoder-decoder "
@@ -174,10 +174,12 @@ def check_answers(prepared: Prepared, base: Checkpoint) -> None:
         )
     lacking = [
         task
-        for task, documents in prepared.requests("search").items()
+        for which in SETS
+        for task, documents in prepared.requests(which).items()
         if not all(each.gold or each.instances[0].request_type == ROLLING for each in documents)
     ]
     if lacking:
+        lacking = list(dict.fromkeys(lacking))
         raise ConfigError(
             f"score.objective: needs the log-likelihood of right answers, and {', '.join(lacking)} has documents "
             "without one; set it to metric, or leave the task out"
