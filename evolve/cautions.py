@@ -12,6 +12,7 @@ from evolve.environment import usable_memory
 from evolve.setting import Setting, place_of
 from evolve.workers import Workers
 from tasks.length import too_long
+from tasks.spec import SETS
 
 CONTEXT_KEYS = ("n_positions", "max_position_embeddings", "n_ctx")  # in the order in which lm-eval looks
 
@@ -22,10 +23,12 @@ def cautions(setting: Setting, workers: Workers | None) -> Iterator[str]:
     yield from tokenizer_cautions(setting.checkpoints)
     room = setting.config.score.max_length or context_length(setting.base.config)
     if room is not None:
-        for task, (count, asked) in too_long(setting.prepared, setting.tokenizer, "search", room).items():
-            if count:
+        counts = [too_long(setting.prepared, which, room) for which in SETS]
+        for task in setting.prepared.tasks:
+            cut, asked = (sum(each[task][part] for each in counts) for part in (0, 1))
+            if cut:
                 yield (
-                    f"task {task}: {count} of {asked} search documents do not fit into {room} tokens and lose their "
+                    f"task {task}: {cut} of {asked} documents do not fit into {room} tokens and lose their "
                     "beginning; raise score.max_length if the model bears it, or take fewer few-shot examples"
                 )
 

@@ -134,7 +134,7 @@ class Session:
         module = subject.load(self.device, options.trust_remote_code)
         loaded = time.perf_counter()
         scorer = Scorer(prepared, module, tokenizer, batch_tokens=options.batch_tokens, device=self.device)
-        cut = too_long(prepared, tokenizer, "all", scorer.max_length)
+        cut = too_long(prepared, "all", scorer.max_length)
         answers = scorer.score("all")
         against = next((row.measures for row in self.rows if row.comparison is not None), None)
         return Row(

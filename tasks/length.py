@@ -7,25 +7,26 @@ from typing import Any
 
 from lm_eval.api.instance import Instance
 
+from tasks.encoding import Encoded
 from tasks.errors import TaskError
 from tasks.prepared import Prepared
+from tasks.prompts import DocumentRequests
 from tasks.spec import SetName
 
 NEW_TOKENS = 256  # lm-eval's `max_gen_toks` where a task names none
 NEW_TOKENS_KEYS = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens")  # as lm-eval reads them
 
 
-def too_long(prepared: Prepared, tokenizer: Any, which: SetName, room: int) -> Mapping[str, tuple[int, int]]:
+def too_long(prepared: Prepared, which: SetName, room: int) -> Mapping[str, tuple[int, int]]:
     """Per task, how many of the set's documents have a prompt that lm-eval cuts from the left, and how many there are.
 
-    `room` is the context in tokens. Special tokens are not counted.
-    Raises TaskError for a task that may generate as many tokens as there is room for: lm-eval refuses it.
+    `room` is the context in tokens; special tokens count. Raises TaskError for what lm-eval refuses: an answer that is
+    longer than the context, and a task that may generate as many tokens as there is room for.
     """
-    counts = {}
-    for name, documents in prepared.requests(which).items():
-        counts[name] = (sum(any(_cut(each, tokenizer, room) for each in one.instances) for one in documents),
-                        len(documents))  # fmt: skip
-    return counts
+    return {
+        name: (sum(_any_cut(one, room) for one in documents), len(documents))
+        for name, documents in prepared.requests(which).items()
+    }
 
 
 def new_tokens(settings: Mapping[str, Any]) -> int:
@@ -33,8 +34,13 @@ def new_tokens(settings: Mapping[str, Any]) -> int:
     return next((int(settings[key]) for key in NEW_TOKENS_KEYS if settings.get(key) is not None), NEW_TOKENS)
 
 
-def _cut(instance: Instance, tokenizer: Any, room: int) -> bool:
-    text = "".join(argument for argument in instance.args if isinstance(argument, str))
+def _any_cut(one: DocumentRequests, room: int) -> bool:
+    cuts = [_cut(instance, encoded, room) for instance, encoded in zip(one.instances, one.encoded, strict=True)]
+    return any(cuts)
+
+
+def _cut(instance: Instance, encoded: Encoded, room: int) -> bool:
+    given, asked = map(len, encoded)
     if instance.request_type == "generate_until":
         new = new_tokens(instance.args[1])
         if new >= room:
@@ -42,10 +48,12 @@ def _cut(instance: Instance, tokenizer: Any, room: int) -> bool:
                 f"task {instance.task_name!r}: generates up to {new} tokens, but the context has room for {room}; "
                 "raise score.max_length, or lower max_gen_toks in the task's generation_kwargs"
             )
-        room -= new
-    elif instance.request_type == "loglikelihood":
-        room += 1  # the last token is only predicted
-    else:
-        return False
-    # No token stands for nothing, so a text of few characters need not be tokenised.
-    return len(text.encode()) > room and len(tokenizer(text, add_special_tokens=False)["input_ids"]) > room
+        return given > room - new
+    if instance.request_type == "loglikelihood":
+        if asked > room:
+            raise TaskError(
+                f"task {instance.task_name!r}: document {instance.doc_id}: an answer has {asked} tokens, the context "
+                f"room for {room}; raise score.max_length, or leave the document out"
+            )
+        return given + asked > room + 1  # the last token is only predicted
+    return False  # whole texts are taken in windows

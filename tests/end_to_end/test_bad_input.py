@@ -294,7 +294,7 @@ def test_check_warns_of_what_does_not_stop_a_run(
     assert len(warnings) == 3
     assert "run.workers (9999): may need" in warnings[0]
     assert f"models.sources[1] ({mine}): its tokenizer is not the base's: 2 tokens differ" in warnings[1]
-    assert "task demo_reverse: 8 of 8 search documents do not fit into 14 tokens" in warnings[2]
+    assert "task demo_reverse: 56 of 56 documents do not fit into 14 tokens" in warnings[2]
 
 
 RECIPE = {
