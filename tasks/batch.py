@@ -23,18 +23,18 @@ class Target:
 
 
 @dataclass(frozen=True)
-class Ending:
-    """A sequence to be continued: where its keys and values are, once the batch has run.
+class Endings:
+    """The sequences that end in a batch and are to be continued: where their keys and values are, once it has run.
 
-    `trunk`: stems, from the top; then the positions `inside` the row `row`; `hidden`: of
-    `Batch.hidden`, its last token.
+    By sequence: its number in `sequences`; after the trunk, the positions `inside` ([sequences, longest], filled up
+    with 0) of the row `rows`, as many as `lengths` says; its last token as an entry of `Batch.hidden` in `hidden`.
     """
 
-    sequence: int
-    trunk: tuple[int, ...]
-    row: int
+    sequences: tuple[int, ...]
+    rows: torch.Tensor
     inside: torch.Tensor
-    hidden: int
+    lengths: tuple[int, ...]
+    hidden: torch.Tensor
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class Batch:
     of: torch.Tensor
     token: torch.Tensor
     place: torch.Tensor
-    endings: tuple[Ending, ...]
+    endings: Endings | None
 
 
 def batches_of(
@@ -83,7 +83,7 @@ def _batch(
     tokens, positions = np.zeros(shape, np.int64), np.zeros(shape, np.int64)
     hidden: dict[int, int] = {}
     answers: list[tuple[int, int, int]] = []
-    endings: list[Ending] = []
+    endings: list[tuple[int, int, list[int], int]] = []
     for number, row in enumerate(each.rows):
         place, first = 0, {}
         for node in row.nodes:
@@ -98,10 +98,7 @@ def _batch(
                 at = number * shape[1] + place + len(ids) - 1
                 inside = [first[above] + step for above in tree.path(node) if above in first
                           for step in range(len(tree.tokens[above]))]  # fmt: skip
-                endings.append(
-                    Ending(continued.pop(node), each.trunk, number, torch.tensor(inside, device=device),
-                           hidden.setdefault(at, len(hidden)))
-                )  # fmt: skip
+                endings.append((continued.pop(node), number, inside, hidden.setdefault(at, len(hidden))))
             place += len(ids)
     columns = list(zip(*answers, strict=True)) or [(), (), ()]
     of, token, place_of = (torch.tensor(column, dtype=torch.long, device=device) for column in columns)
@@ -117,7 +114,18 @@ def _batch(
         of=of,
         token=token,
         place=place_of,
-        endings=tuple(endings),
+        endings=_endings(endings, device) if endings else None,
+    )
+
+
+def _endings(endings: Sequence[tuple[int, int, list[int], int]], device: torch.device) -> Endings:
+    longest = max(len(inside) for _, _, inside, _ in endings)
+    return Endings(
+        sequences=tuple(sequence for sequence, _, _, _ in endings),
+        rows=torch.tensor([row for _, row, _, _ in endings], device=device),
+        inside=torch.tensor([inside + [0] * (longest - len(inside)) for _, _, inside, _ in endings], device=device),
+        lengths=tuple(len(inside) for _, _, inside, _ in endings),
+        hidden=torch.tensor([hidden for _, _, _, hidden in endings], device=device),
     )
 
 

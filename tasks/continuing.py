@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from transformers.cache_utils import Cache, DynamicLayer
 
-from tasks.batch import Batch, Ending
+from tasks.batch import Endings
 from tasks.forward import Forward, KeysValues
 
 
@@ -43,9 +43,10 @@ class Continuing:
         self.lengths = [0] * count
 
     def begin(
-        self, rows: Sequence[int], batch: Batch, ending: Ending, made: KeysValues, trunk: KeysValues | None
+        self, of: Sequence[int], rows: Sequence[int], endings: Endings, made: KeysValues, trunk: KeysValues | None
     ) -> None:
-        """Take over what a forward pass left of a sequence, for all rows that begin with it."""
+        """Take over what a forward pass left of the sequences that end in it: of the ending `of[i]` for `rows[i]`."""
+        device = self._forward.device
         if not self._layers:
             shapes = [[(self._count, each.shape[1], self._room, each.shape[3]) for each in layer] for layer in made]
             self._layers = [
@@ -53,16 +54,17 @@ class Continuing:
                 for layer, its in zip(made, shapes, strict=True)
             ]
         before = 0 if trunk is None else trunk[0][0].shape[-2]
-        length = before + len(ending.inside)
+        chosen, targets = torch.tensor(list(of), device=device), torch.tensor(list(rows), device=device)
+        source, inside = endings.rows[chosen].unsqueeze(1), endings.inside[chosen]
         for number, layer in enumerate(self._layers):
             for kept, part in ((layer.keys, 0), (layer.values, 1)):
-                new = made[number][part][ending.row][:, ending.inside]
-                for row in rows:
-                    if trunk is not None:
-                        kept[row, :, :before] = trunk[number][part][0]
-                    kept[row, :, before:length] = new
-        for row in rows:
-            self.lengths[row] = length
+                if trunk is not None:
+                    kept[targets, :, :before] = trunk[number][part]
+                # [sequences, longest, heads, size]; what stands behind a shorter sequence is masked, then written over
+                new = made[number][part].transpose(1, 2)[source, inside]
+                kept[targets, :, before : before + inside.shape[1]] = new.transpose(1, 2)
+        for ending, row in zip(of, rows, strict=True):
+            self.lengths[row] = before + endings.lengths[ending]
 
     def step(self, tokens: Sequence[int]) -> torch.Tensor:
         """[rows, vocabulary]: what follows when every row has got one more token."""

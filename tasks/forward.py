@@ -86,14 +86,14 @@ class Forward:
                 length = batch.lengths[row]
                 stems[node] = [(k[row : row + 1, :, :length].clone(), v[row : row + 1, :, :length].clone())
                                for k, v in made]  # fmt: skip
-            if batch.endings and started is not None:
+            if batch.endings is not None and started is not None:
                 started(batch, made, trunk, logits)
             for node in batch.drop:
                 del stems[node]
 
     def logits(self, batch: Batch, trunk: KeysValues | None) -> tuple[torch.Tensor, KeysValues]:
         """[hidden, vocabulary], and the pass's own keys and values where they are needed."""
-        caching = trunk is not None or bool(batch.kept) or bool(batch.endings)
+        caching = trunk is not None or bool(batch.kept) or batch.endings is not None
         if trunk is not None:
             cache: Any = Cache(layers=[TrunkLayer(layer) for layer in trunk])
         else:

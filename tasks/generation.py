@@ -8,14 +8,14 @@ from dataclasses import dataclass
 
 import torch
 
-from tasks.batch import Batch, batches_of
+from tasks.batch import Batch
 from tasks.continuing import Continuing
 from tasks.errors import NotFinite
 from tasks.forward import Answers, Forward, KeysValues
+from tasks.likelihood import Likelihood, Likelihoods
 from tasks.memory import Allowance
-from tasks.passes import plan_passes
 from tasks.stopping import Stopping
-from tasks.tree import Tokens, token_tree
+from tasks.tree import Tokens
 
 PROMPTS = 8  # times the tokens of a pass: how many tokens of prompts and answers are generated from at once
 LEAVE = 0.9  # the part of the batch still at work below which the others are let go
@@ -31,26 +31,44 @@ class Prompt:
 
 
 class Generation:
-    """What is to be continued, planned once for one model after another."""
+    """What is to be continued, planned once for one model after another.
 
-    def __init__(self, prompts: Sequence[Prompt], stopping: Stopping) -> None:
+    `beside`: by prompt, log-likelihoods that are asked of the same beginnings (of right answers, say), as numbers of
+    the `requests`, whose stretches are evaluated together with the prompts.
+    """
+
+    def __init__(
+        self,
+        prompts: Sequence[Prompt],
+        stopping: Stopping,
+        beside: Sequence[Sequence[int]] = (),
+        requests: Likelihoods | None = None,
+    ) -> None:
         self._prompts, self._stopping = prompts, stopping
+        self._beside = beside or [()] * len(prompts)
+        self._requests = requests or Likelihoods((), max_length=1, share=True)
         self._plans: dict[tuple[int, ...], tuple[int, tuple[Batch, ...]]] = {}
 
-    def ask(self, forward: Forward, allowance: Allowance) -> list[list[int]]:
-        """The new tokens of every prompt. Raises NotFinite for NaN logits, MemoryError when nothing fits."""
+    def ask(self, forward: Forward, allowance: Allowance) -> tuple[list[list[int]], list[Likelihood]]:
+        """The new tokens of every prompt, and the likelihoods of the requests.
+
+        Raises NotFinite for NaN logits, MemoryError when nothing fits.
+        """
         made: dict[int, list[int]] = {}
-        same: dict[Prompt, int] = {}  # equal prompts have equal answers
+        answers = self._requests.blank(forward)
+        same: dict[Prompt, list[int]] = {}  # equal prompts have equal answers
         for index, prompt in enumerate(self._prompts):
-            same.setdefault(prompt, index)
+            same.setdefault(prompt, []).append(index)
 
         def work(tokens: int) -> None:
-            missing = [index for index in same.values() if index not in made]
+            missing = [indices[0] for indices in same.values() if indices[0] not in made]
             for group in self._groups(missing, PROMPTS * tokens):
-                made.update(self._continue(group, tokens, forward))
+                everybody = [index for first in group for index in same[self._prompts[first]]]
+                beside = list(dict.fromkeys(request for index in everybody for request in self._beside[index]))
+                made.update(self._continue(group, beside, tokens, forward, answers))
 
         allowance.within(work)
-        return [made[same[prompt]] for prompt in self._prompts]
+        return [made[same[prompt][0]] for prompt in self._prompts], self._requests.read(answers)
 
     def _groups(self, which: Sequence[int], room: int) -> Iterator[tuple[int, ...]]:
         """Prompts at once, those that begin alike together, as many as there is room for."""
@@ -66,17 +84,16 @@ class Generation:
         if group:
             yield tuple(group)
 
-    def _continue(self, group: tuple[int, ...], tokens: int, forward: Forward) -> dict[int, list[int]]:
+    def _continue(
+        self, group: tuple[int, ...], beside: Sequence[int], tokens: int, forward: Forward, answers: Answers
+    ) -> dict[int, list[int]]:
         rows: dict[Tokens, list[int]] = {}
         for row, index in enumerate(group):
             rows.setdefault(self._prompts[index].ids, []).append(row)
         if group not in self._plans or self._plans[group][0] != tokens:
-            tree = token_tree(list(rows), longest=tokens)
-            ending = {node: number for number, node in enumerate(tree.ends)}
-            passes = plan_passes(tree, limit=tokens)
-            self._plans[group] = (tokens, batches_of(tree, passes, (), ending, forward.device))
+            self._plans[group] = (tokens, self._requests.batches(beside, tokens, forward, list(rows)))
         decoder = Decoder(forward, [self._prompts[index] for index in group], list(rows.values()), self._stopping)
-        forward.run(self._plans[group][1], Answers.of(0, forward.device), decoder.started)
+        forward.run(self._plans[group][1], answers, decoder.started)
         return dict(zip(group, decoder.finish(), strict=True))
 
 
@@ -93,10 +110,13 @@ class Decoder:
 
     def started(self, batch: Batch, made: KeysValues, trunk: KeysValues | None, logits: torch.Tensor) -> None:
         """Take over the sequences that end in a batch, with their first new tokens."""
-        for ending in batch.endings:
-            rows = self._rows[ending.sequence]
-            self._held.begin(rows, batch, ending, made, trunk)
-            self._take(rows, logits[[ending.hidden] * len(rows)])
+        endings = batch.endings
+        if endings is None:
+            return
+        of, rows = zip(*((ending, row) for ending, sequence in enumerate(endings.sequences)
+                         for row in self._rows[sequence]), strict=True)  # fmt: skip
+        self._held.begin(of, rows, endings, made, trunk)
+        self._take(rows, logits[endings.hidden[list(of)]])
 
     def finish(self) -> list[list[int]]:
         """Go on until every sequence has ended. Returns the new tokens by prompt."""

@@ -38,27 +38,40 @@ class Likelihoods:
 
     def ask(self, forward: Forward, allowance: Allowance) -> list[Likelihood]:
         """The answers, in the order of the requests. Raises MemoryError when no pass is small enough."""
-        count = self._places[-1].stop if self._places else 0
-        answers = Answers.of(count, forward.device)
+        answers = self.blank(forward)
 
         def work(tokens: int) -> None:
             there = answers.there.tolist()
             if any(there):  # memory ran out: the rest, in smaller passes
                 missing = [index for index, places in enumerate(self._places) if not all(there[p] for p in places)]
-                forward.run(self._batches(missing, tokens, forward), answers)
+                forward.run(self.batches(missing, tokens, forward), answers)
                 return
             if self._plan is None or self._plan[0] != tokens:
-                self._plan = (tokens, self._batches(range(len(self._cut)), tokens, forward))
+                self._plan = (tokens, self.batches(range(len(self._cut)), tokens, forward))
             forward.run(self._plan[1], answers)
 
-        allowance.within(work)
+        if self._cut:
+            allowance.within(work)
+        return self.read(answers)
+
+    def blank(self, forward: Forward) -> Answers:
+        """Room for the answers to all requests."""
+        return Answers.of(self._places[-1].stop if self._places else 0, forward.device)
+
+    def read(self, answers: Answers) -> list[Likelihood]:
+        """The answers by request, once they are there."""
         totals, greedy = answers.logprob.tolist(), answers.greedy.tolist()
         return [Likelihood(sum(totals[p.start : p.stop]), all(greedy[p.start : p.stop])) for p in self._places]
 
-    def _batches(self, which: Sequence[int], tokens: int, forward: Forward) -> tuple[Batch, ...]:
-        """The batches for these requests. The last token of each is only predicted, not given."""
+    def batches(
+        self, which: Sequence[int], tokens: int, forward: Forward, prompts: Sequence[Tokens] = ()
+    ) -> tuple[Batch, ...]:
+        """The batches for these requests, and for prompts to be continued, which end in them by their numbers.
+
+        The last token of a request is only predicted, not given.
+        """
         inputs = [self._cut[index][0][:-1] for index in which]
-        unique = list(dict.fromkeys(inputs))
+        unique = list(dict.fromkeys([*inputs, *prompts]))
         tree = token_tree(unique, longest=tokens) if self._share else separate(unique)
         passes = plan_passes(tree, limit=tokens) if self._share else plain_passes(tree, limit=tokens)
         ends = dict(zip(unique, tree.ends, strict=True))
@@ -67,7 +80,8 @@ class Likelihoods:
             for index, given in zip(which, inputs, strict=True)
             for target in targets_of(tree, ends[given], self._cut[index][0], self._places[index])
         ]
-        return batches_of(tree, passes, targets, {}, forward.device)
+        continued = {ends[prompt]: number for number, prompt in enumerate(prompts)}
+        return batches_of(tree, passes, targets, continued, forward.device)
 
 
 def targets_of(tree: Tree, end: int, sequence: Tokens, places: range) -> list[Target]:

@@ -3,8 +3,8 @@
 A *row* of a pass is a piece of the tree: nodes one behind the other, parents first, in which a token attends to the
 nodes above it and to what stands before it in its own. Many short documents fill one row, so nothing is padded, and
 the choices of a document stand behind its context once. Attention inside a row is dense, so what branches off in a
-row is kept to `WIDTH` tokens; a stretch shared by more than that (a task's few-shot examples, a chat's preamble) is
-a *stem*: evaluated first, its keys and values kept, as the *trunk* that the rows below it attend to.
+row is kept to some hundred tokens; a stretch shared by more than that (a task's few-shot examples, a chat's
+preamble) is a *stem*: evaluated first, its keys and values kept, as the *trunk* that the rows below it attend to.
 """
 
 from __future__ import annotations
@@ -15,8 +15,10 @@ from heapq import heappop, heappush
 
 from tasks.tree import Tree
 
-WIDTH = 256  # tokens that branch off in one row: their attention to each other is mostly masked, so wasted
+WIDTH = 64  # tokens up to which documents are put in one row: their attention to each other is masked, so wasted
+BRANCHING = 512  # tokens that may branch off from one stretch in a row; more, and it becomes a stem
 WORTH = 64  # tokens that a stem must save: about what an extra pass costs
+PART = 0.05  # of the tokens below it, likewise: what it costs to join its keys to those of every pass
 CARRIED = 32  # tokens of shared stretches not worth a stem that rows may begin with
 
 Nodes = tuple[int, ...]
@@ -85,7 +87,7 @@ class Planner:
                 path = (*carried, child)
                 if not self.tree.children[child]:
                     rows.append(Row(path, len(carried)))
-                elif self.tokens(path) <= CARRIED and self.saved(child) < WORTH:
+                elif self.tokens(path) <= CARRIED and self.saved(child) < max(WORTH, PART * self.tree.sizes[child]):
                     more, further = self.below(child, path)
                     # The child itself is evaluated by the first row that carries it.
                     rows, stems = rows + more, stems + further
@@ -96,7 +98,7 @@ class Planner:
     def fits(self, node: int, carried: Nodes) -> bool:
         """Whether the node and all below it can stand in one row."""
         size = self.tree.sizes[node]
-        return size - len(self.tree.tokens[node]) <= WIDTH and size + self.tokens(carried) <= self.limit
+        return size - len(self.tree.tokens[node]) <= BRANCHING and size + self.tokens(carried) <= self.limit
 
     def saved(self, node: int) -> int:
         """Tokens that the node as a stem saves against rows that all begin with it."""

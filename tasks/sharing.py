@@ -86,7 +86,8 @@ def shared_trial(forward: Forward, sequences: list[tuple[int, ...]]) -> torch.Te
     going = Continuing(forward, 1, STEM + BRANCHES[0] + 1)
 
     def started(batch: Batch, made: KeysValues, trunk: KeysValues | None, logits: torch.Tensor) -> None:
-        going.begin([0], batch, batch.endings[0], made, trunk)
+        if batch.endings is not None:
+            going.begin([0], [0], batch.endings, made, trunk)
 
     forward.run(batches_of(tree, passes, targets, {tree.ends[0]: 0}, forward.device), answers, started)
     longer = going.step([sequences[0][0]]).float().log_softmax(dim=-1)[0, :asked]

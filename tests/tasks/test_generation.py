@@ -35,7 +35,7 @@ def ours(model: Any, tokenizer: Any, texts: Sequence[str], stops: Sequence[str],
         Prompt(encoder.encode(Instance("generate_until", {}, (text, {}), 0))[0], NEW, tuple(stops)) for text in texts
     ]
     stopping = Stopping(settings_of(model, {}), tokenizer)
-    made = Generation(asked, stopping).ask(Forward(model), Allowance(limit))
+    made, _ = Generation(asked, stopping).ask(Forward(model), Allowance(limit))
     return [
         postprocess_generated_text(tokenizer.decode(ids, skip_special_tokens=True), list(stops), None) for ids in made
     ]
@@ -66,13 +66,13 @@ def test_equal_prompts_are_answered_once(model: Any, tokenizer: Any) -> None:
     encoder = Encoder(tokenizer)
     ids = [encoder.encode(Instance("generate_until", {}, (text, {}), 0))[0] for text in texts]
     stopping = Stopping(settings_of(model, {}), tokenizer)
-    once = Generation([Prompt(each, NEW, ()) for each in ids], stopping).ask(forward, Allowance(512))
+    once, _ = Generation([Prompt(each, NEW, ()) for each in ids], stopping).ask(forward, Allowance(512))
     tokens, forward.tokens = forward.tokens, 0
-    twice = Generation([Prompt(each, NEW, ()) for each in ids * 2], stopping).ask(forward, Allowance(512))
+    twice, _ = Generation([Prompt(each, NEW, ()) for each in ids * 2], stopping).ask(forward, Allowance(512))
     assert twice == once * 2
     assert forward.tokens == tokens
     # Equal prompts that may go on for different lengths share their beginning only.
-    both = Generation([Prompt(ids[0], NEW, ()), Prompt(ids[0], 2, ())], stopping).ask(forward, Allowance(512))
+    both, _ = Generation([Prompt(ids[0], NEW, ()), Prompt(ids[0], 2, ())], stopping).ask(forward, Allowance(512))
     assert both == [once[0], once[0][:2]]
 
 
@@ -81,7 +81,7 @@ def test_sequences_leave_when_they_have_ended(model: Any, tokenizer: Any) -> Non
     forward, encoder = Forward(model), Encoder(tokenizer)
     ids = [encoder.encode(Instance("generate_until", {}, (text, {}), 0))[0] for text in texts]
     asked = [Prompt(each, NEW, ("e", "a", "o", "7", "Q", "t")) for each in ids]
-    made = Generation(asked, Stopping(settings_of(model, {}), tokenizer)).ask(forward, Allowance(4096))
+    made, _ = Generation(asked, Stopping(settings_of(model, {}), tokenizer)).ask(forward, Allowance(4096))
     given = sum(len(prompt.ids) for prompt in asked)
     needed = given + sum(len(ids) - 1 for ids in made)
     everybody_waiting = given + len(asked) * (max(map(len, made)) - 1)
