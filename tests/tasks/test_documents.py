@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tasks.documents import canonical, shuffled_ids, split
-from tasks.errors import TooFewDocuments
+from tasks.documents import DocumentSets, canonical, check_disjoint, shuffled_ids, split
+from tasks.errors import TaskError, TooFewDocuments
 from tasks.spec import Sizes
 
 documents = st.lists(st.text(max_size=4), min_size=1, max_size=60)
@@ -70,3 +70,16 @@ def test_fields_in_another_order_are_the_same_document() -> None:
 def test_too_few_documents_says_how_many() -> None:
     with pytest.raises(TooFewDocuments, match=r"5 distinct documents in split 'test', 9 needed \(2 search \+ 2"):
         split(range(5), Sizes(2, 2, 2), fewshot=2, task="t", note=" in split 'test'")
+
+
+def test_one_document_in_two_sets_is_refused_whatever_the_task() -> None:
+    first = DocumentSets(search=(0,), selection=(1,), report=(2,))
+    documents = [{"q": "a"}, {"q": "b"}, {"q": "c"}]
+    check_disjoint({"one": (documents, first)})
+    same = [{"q": "a"}, {"q": "x"}, {"q": "y"}]
+    check_disjoint({"one": (documents, first), "two": (same, first)})
+    with pytest.raises(TaskError, match=r"task 'two': document 2 is in the report set, and the same document is in the "
+                                        r"search set \(task 'one', document 0\)"):  # fmt: skip
+        check_disjoint({"one": (documents, first), "two": ([{"q": "x"}, {"q": "y"}, {"q": "a"}], first)})
+    with pytest.raises(TaskError, match="document 1 is in the selection set"):
+        check_disjoint({"one": ([{"q": "a"}, {"q": "a"}], DocumentSets(search=(0,), selection=(1,)))})

@@ -124,3 +124,10 @@ def test_digest_changes_with_prompt_and_document(
     assert old in path.read_text()
     path.write_text(path.read_text().replace(old, new))
     assert build().digest != before
+
+
+def test_tasks_that_share_documents(build: Callable[..., Prepared], folder: Path) -> None:
+    text = (folder / "write.yaml").read_text()
+    (folder / "again.yaml").write_text(text.replace("task: write", "task: again"))
+    with pytest.raises(TaskError, match=r"task 'again': document \d+ is in the .* set, and the same document is in"):
+        build(SPEC, TaskSpec("again", "exact_match"))
