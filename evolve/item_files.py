@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -35,48 +35,48 @@ REPLACES = b"replaces"
 KEY_BYTES = 16  # of a sha256, enough that no two of all candidates or documents ever agree
 
 
+Index = tuple[np.ndarray, np.ndarray]  # the first halves of the candidates' keys, ascending, and their rows
+
+
 @dataclass(frozen=True)
 class ItemFile:
-    """A file by its name."""
+    """A file by its name, with its index. `held` are the rows of a small file that this process has written."""
 
     path: Path
     level: int
     number: int
-
-    @cached_property
-    def replaces(self) -> tuple[str, ...]:
-        """Names of the files that it was made of. Raises what `DAMAGE` lists."""
-        return tuple(json.loads((self._opened.schema_arrow.metadata or {}).get(REPLACES, b"[]")))
+    replaces: tuple[str, ...] = ()  # names of the files that it was made of
+    index: Index = field(default=(np.empty(0, np.uint64), np.empty(0, np.int64)), compare=False, repr=False)
+    held: pa.Table | None = field(default=None, compare=False, repr=False)
 
     @cached_property
     def _opened(self) -> pq.ParquetFile:
-        return pq.ParquetFile(self.path, page_checksum_verification=True)
-
-    @cached_property
-    def _index(self) -> tuple[np.ndarray, np.ndarray]:
-        """The first halves of the candidates' keys, ascending, and the rows that they stand in."""
-        column = self._opened.read(columns=["candidate"]).column("candidate").combine_chunks()
-        keys = np.frombuffer(b"".join(column.to_pylist()), dtype=">u8")[::2].astype(np.uint64)
-        order = np.argsort(keys, kind="stable")
-        return keys[order], order
+        return opened(self.path)
 
     def rows_of(self, candidate: bytes) -> list[int]:
         """Rows that may be the candidate's: half of the key agrees."""
-        keys, rows = self._index
+        keys, rows = self.index
         half = np.frombuffer(candidate, dtype=">u8")[:1].astype(np.uint64)[0]
         first, last = np.searchsorted(keys, half, side="left"), np.searchsorted(keys, half, side="right")
         return [int(row) for row in rows[first:last]]
 
     def group(self, number: int) -> pa.Table:
         """The rows from ROWS * number on, ROWS of them."""
-        return self._opened.read_row_group(number)
+        return self._opened.read_row_group(number) if self.held is None else self.held
 
     def table(self) -> pa.Table:
         """All rows."""
-        return self._opened.read()
+        return self._opened.read() if self.held is None else self.held
 
-    def close(self) -> None:
-        self._opened.close()
+
+def opened(path: Path) -> pq.ParquetFile:
+    return pq.ParquetFile(path, page_checksum_verification=True)
+
+
+def index_of(table: pa.Table) -> Index:
+    keys = np.frombuffer(b"".join(table.column("candidate").to_pylist()), dtype=">u8")[::2].astype(np.uint64)
+    order = np.argsort(keys, kind="stable")
+    return keys[order], order
 
 
 def list_files(folder: Path, owned: bool = True) -> list[ItemFile]:
@@ -89,17 +89,17 @@ def list_files(folder: Path, owned: bool = True) -> list[ItemFile]:
         name = re.fullmatch(r"(\d+)-(\d+)\.parquet", path.name)
         if name is None:
             continue
-        file = ItemFile(path, int(name[1]), int(name[2]))
         try:
-            file.rows_of(bytes(KEY_BYTES))  # reads the index, so that damage shows
-            found.append(file)
+            with opened(path) as file:
+                replaces = tuple(json.loads((file.schema_arrow.metadata or {}).get(REPLACES, b"[]")))
+                index = index_of(file.read(columns=["candidate"]))
+            found.append(ItemFile(path, int(name[1]), int(name[2]), replaces, index))
         except DAMAGE:
             if owned:
                 path.unlink(missing_ok=True)
     replaced = {name for file in found for name in file.replaces}
     for file in found:
         if owned and file.path.name in replaced:
-            file.close()
             file.path.unlink(missing_ok=True)
     return sorted((file for file in found if file.path.name not in replaced), key=lambda file: file.number)
 
@@ -111,7 +111,8 @@ def write_table(table: pa.Table, folder: Path, level: int, number: int, replaces
     # A small file that a power failure takes is a few documents; one that stands for others must be there without them.
     with replacing(path, synced=level > 0) as file:
         pq.write_table(table, file, **WRITING)
-    return ItemFile(path, level, number)
+    held = table if level == 0 else None
+    return ItemFile(path, level, number, tuple(replaces), index_of(table), held)
 
 
 def due(files: Sequence[ItemFile]) -> list[ItemFile]:
@@ -123,7 +124,8 @@ def due(files: Sequence[ItemFile]) -> list[ItemFile]:
     return []
 
 
-def merge_files(files: Sequence[ItemFile], folder: Path, number: int) -> ItemFile:
-    """One file of the next level with all rows. The caller removes the others. Raises what `DAMAGE` lists, RunError."""
-    table = pa.concat_tables([file.table() for file in files], promote_options="default")
-    return write_table(table, folder, files[0].level + 1, number, [file.path.name for file in files])
+def merge_files(tables: Mapping[ItemFile, pa.Table], folder: Path, number: int) -> ItemFile:
+    """One file of the next level with all rows of files of one level. The caller removes these. Raises RunError."""
+    table = pa.concat_tables(tables.values(), promote_options="default")
+    level = next(iter(tables)).level + 1
+    return write_table(table, folder, level, number, [file.path.name for file in tables])

@@ -58,19 +58,17 @@ class Items:
             self._merge(small)
 
     def _merge(self, small: list[ItemFile]) -> None:
-        try:
-            merged = merge_files(small, self._folder, self._next())
-        except DAMAGE:
-            for file in small:
-                try:
-                    file.group(0)
-                except DAMAGE:
-                    self._forget(file)
-            return
-        self._files = [file for file in self._files if file not in small]
-        self._files.append(merged)
+        """One file in place of these, without those that are damaged."""
+        tables = {}
         for file in small:
-            self._forget(file)
+            try:
+                tables[file] = file.table()
+            except DAMAGE:
+                self._forget(file)
+        if len(tables) > 1:
+            self._files.append(merge_files(tables, self._folder, self._next()))
+            for file in tables:
+                self._forget(file)
 
     def _row(self, file: ItemFile, row: int, key: bytes) -> dict[str, Item]:
         group = self._group(file, row // ROWS).slice(row % ROWS, 1).to_pylist()[0]
