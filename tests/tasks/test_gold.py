@@ -113,6 +113,21 @@ def test_documents_that_cannot_be_judged(gold: Callable[..., Any], document: dic
         gold([{"q": "x", "c": AB, "a": 0}, document], **CHOICE, doc_to_target="a")
 
 
+@pytest.mark.parametrize(
+    ("document", "said"),
+    [
+        ({"q": "y", "c": ["a", ""], "a": 0}, "task 'asked': document 0: choice 1 is empty"),
+        (
+            {"q": "y", "c": AB, "a": 3},
+            "task 'asked': document 0: the right answer is 3, which is none of its 3 choices",
+        ),
+    ],
+)
+def test_a_first_document_that_cannot_be_judged(gold: Callable[..., Any], document: dict[str, Any], said: str) -> None:
+    with pytest.raises(TaskError, match=said):  # where lm-eval itself fails while it loads the task
+        gold([document, {"q": "x", "c": AB, "a": 0}], **CHOICE, doc_to_target="a")
+
+
 def test_a_judge_of_its_own_may_take_the_target_for_anything(add_task: Callable[..., Path], tokenizer: Any) -> None:
     documents = [{"q": "x", "c": AB, "a": 0}, {"q": "x", "c": AB, "a": 7}]
     folder = add_task("own", documents, **CHOICE, doc_to_target="a")
