@@ -15,11 +15,15 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
-from typing import Any
 
+from engine.recipe import Recipe
 from evolve.config import SearchConfig
-from evolve.guard import load_run, storage_url
-from evolve.ledger import Ledger
+from evolve.guard import load_run
+from evolve.items import Items
+from evolve.remembering import Keys, score_of
+from evolve.setting import Setting
+from evolve.trial import Job
+from tasks.objective import Measures
 
 HERE = Path(__file__).resolve().parent
 
@@ -34,19 +38,13 @@ def stock(config: SearchConfig, output: Path) -> Path:
     return next(output.rglob("results_*.json")).parent
 
 
-def winners_scores(config: SearchConfig) -> dict[str, Any]:
-    """The winner's per-document scores, as the run kept them."""
-    verdict = Ledger(storage_url(config), config.name, must_exist=True).attribute("verdict")
-    metrics = verdict["rows"][0]["metrics"]
-    kept = [json.loads(path.read_text(encoding="utf-8")) for path in (config.folder / "scores").glob("*.json")]
-    size = config.score.documents.report
-    matching = [
-        each
-        for each in kept
-        if each["metrics"] == metrics and all(len(values) == size for values in each["values"].values())
-    ]
-    (winner,) = matching
-    return dict(winner)
+def winners_scores(setting: Setting) -> Measures:
+    """The written checkpoint's scores on the report documents, as the run kept them."""
+    folder, keys = setting.config.folder, Keys(setting)
+    recipe = Recipe.from_yaml((folder / "best.yaml").read_text(encoding="utf-8"))
+    job = Job(key=f"checkpoint of {recipe.digest}", documents="report", folder=str(folder / "checkpoint"))
+    known = Items(folder / "items", owned=False).known(keys.candidate(job))
+    return score_of(keys.digests("report"), known).measures
 
 
 def main() -> None:
@@ -54,12 +52,14 @@ def main() -> None:
     parser.add_argument("run", type=Path)
     arguments = parser.parse_args()
     config = load_run(arguments.run)
-    ours = winners_scores(config)
+    setting = Setting(config)
+    ours = winners_scores(setting)
+    metrics = setting.objective.metrics(ours)
     lines = [
         "# The report by stock lm-eval",
         "",
         f"`python results/lm-eval-agreement/compare.py {arguments.run}`: the written checkpoint, loaded by "
-        f"`lm_eval --model hf` in {config.score.dtype}, batch size {config.score.batch_size}, on the report documents.",
+        f"`lm_eval --model hf` in {config.score.dtype}, on the report documents.",
         "",
         "| task | metric | documents | verdicts that differ | report | lm_eval |",
         "|---|---|---|---|---|---|",
@@ -70,15 +70,15 @@ def main() -> None:
         for task in config.score.tasks:
             path = next(folder.glob(f"samples_{task.task}_*.jsonl"))
             samples = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-            theirs = {str(sample["doc_id"]): float(sample[task.metric]) for sample in samples}
-            values = ours["values"][task.task]
+            theirs = {sample["doc_id"]: float(sample[task.metric]) for sample in samples}
+            goal = next(goal for goal in setting.objective.goals if goal.task == task.task)
+            values = ours[task.task][goal.measure]
             if theirs.keys() != values.keys():
                 raise SystemExit(f"{task.task}: lm-eval scored other documents")
             differ = sum(theirs[document] != values[document] for document in values)
             mean = results[task.task][f"{task.metric},none"]
             lines.append(
-                f"| {task.task} | {task.metric} | {len(values)} | {differ} "
-                f"| {ours['metrics'][task.task]:.6f} | {mean:.6f} |"
+                f"| {task.task} | {task.metric} | {len(values)} | {differ} | {metrics[task.task]:.6f} | {mean:.6f} |"
             )
     (HERE / "README.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
     print("\n".join(lines))

@@ -25,6 +25,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 import yaml
 
 HERE = Path(__file__).resolve().parent
@@ -92,7 +95,16 @@ def recorded(folder: Path) -> int:
 
 
 def kept(folder: Path) -> int:
-    return sum(1 for _ in (folder / "scores").glob("*.json"))
+    """Finalists and models in the item database: those with more documents a task than the search has."""
+    score = yaml.safe_load(SEARCH.read_text(encoding="utf-8"))["score"]
+    rows = 0
+    for path in (folder / "items").glob("*.parquet"):
+        try:
+            sizes = pc.list_value_length(pq.read_table(path, columns=["documents"]).column("documents"))
+        except (OSError, pa.ArrowException):  # merged into another file just now
+            continue
+        rows += sum(size > score["documents"]["search"] for size in sizes.to_pylist())
+    return rows // len(score["tasks"])
 
 
 def draw(kills: int, trials: int, finalists: int, models: int, seed: int) -> list[tuple[str, int]]:
