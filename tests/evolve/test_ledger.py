@@ -6,6 +6,7 @@ import math
 import os
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import pytest
 import sqlalchemy
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from optuna.trial import create_trial
 from sqlalchemy import event
 
 from evolve.errors import RunError
@@ -40,6 +42,7 @@ def trial(number: int, value: float | None = 0.1 + 0.2, **changes: Any) -> Trial
         "standard_error": 1 / 7,
         "documents": 80,
         "tasks": {"sums": 2 / 3, "märchen": 0.1},
+        "loglikelihoods": {"sums": -1 / 3},
         "failure": None if value is not None else Failure("merge", "a tensor: 3 rows, 4 expected; \u2620"),
         "seconds": {"merge": 0.1, "forward": 1e-9},
         "finished": 1.7e9 + 1 / 3,
@@ -63,6 +66,19 @@ def test_trials_come_back_exactly(tmp_path: Path, ledger: Ledger) -> None:
     assert ledger.trials() == written
     assert Ledger(sqlite(tmp_path), "run").trials() == written
     assert type(written[0].point) is type(ledger.trials()[0].point)
+
+
+def test_trials_from_before_log_likelihoods_were_recorded_still_open(ledger: Ledger) -> None:
+    data = asdict(trial(0))
+    del data["loglikelihoods"]
+    ledger._study.add_trial(create_trial(value=data["value"], user_attrs={"evolve": data}))
+    assert ledger.trials() == [trial(0, loglikelihoods={})]
+
+
+def test_an_answer_without_probability_is_kept(ledger: Ledger) -> None:
+    odd = trial(0, loglikelihoods={"sums": -math.inf})
+    ledger.record(odd, GENES, VALUES)
+    assert ledger.trials() == [odd]
 
 
 floats = st.floats(allow_nan=False, allow_infinity=False)
