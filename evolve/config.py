@@ -67,7 +67,7 @@ class Space(Section):
 
 
 class Task(Section):
-    task: str = Field(description="an lm-eval task of `include`, or of lm-eval's own")
+    task: str = Field(description="an lm-eval task, group or tag of `include`, or of lm-eval's own")
     metric: str = Field(description="as lm-eval names it: acc, exact_match, exact_match,strict-match ...")
     weight: float = Field(1.0, gt=0, description="in the objective: the weighted mean over the tasks")
     num_fewshot: int | None = Field(None, ge=0, description="null: as the task says")
