@@ -10,6 +10,9 @@ float32: the prompts as sent, the likeliest choice, the generated text, every lo
 metric and its mean. bfloat16: how far the log-probabilities of ours and of stock lm-eval (as it is, and with its
 softmax in float32) are from stock lm-eval's in float32, and how many of the likeliest choices and texts changed.
 
+A log-likelihood is a sum over the answer's tokens, of which a rolling one has thousands; differences are given of the
+sum and of the mean. `--exact` runs stock lm-eval in float64 too: how far from that are both in float32?
+
 Leaves agreement-NAME.json and .md, and exits with 1 where float32 disagrees.
 """
 
@@ -42,14 +45,19 @@ def modes(tokenizer: Any, demo: bool) -> list[Prompting]:
     return [Prompting(shots, chat) for chat in chats for shots in ((0,) if demo else (0, 5))]
 
 
-def distances(one: Answers, two: Answers) -> list[float]:
-    """Of all log-probabilities, the absolute differences."""
-    return [
-        abs(a.loglikelihood - b.loglikelihood)
-        for document, asked in one.requests.items()
-        for a, b in zip(asked, two.requests[document], strict=True)
-        if a.loglikelihood is not None and b.loglikelihood is not None
-    ]
+def distances(one: Answers, two: Answers, sizes: Answers) -> list[tuple[float, float]]:
+    """Of all log-likelihoods, the absolute differences: of the sum over an answer's tokens, and of their mean."""
+    found = []
+    for document, asked in one.requests.items():
+        for a, b, size in zip(asked, two.requests[document], sizes.requests[document], strict=True):
+            if a.loglikelihood is not None and b.loglikelihood is not None:
+                gap = abs(a.loglikelihood - b.loglikelihood)
+                found.append((gap, gap / max(size.tokens, 1)))
+    return found
+
+
+def largest(pairs: Sequence[tuple[float, float]], which: int) -> float | str:
+    return max((pair[which] for pair in pairs), default="")
 
 
 def said(answers: Answers) -> dict[int, Any]:
@@ -71,7 +79,7 @@ def changed(one: Answers, two: Answers) -> int:
     return sum(first[document] != second[document] for document in first)
 
 
-def compared(task: str, mode: Prompting, mine: Answers, theirs: stock.Run) -> dict[str, Any]:
+def compared(task: str, mode: Prompting, mine: Answers, theirs: stock.Run, exact: stock.Run | None) -> dict[str, Any]:
     """A row of the float32 table."""
     peer = theirs.scored[task]
     if mine.requests.keys() != peer.requests.keys():
@@ -88,7 +96,8 @@ def compared(task: str, mode: Prompting, mine: Answers, theirs: stock.Run) -> di
     # Sums of log-likelihoods differ as those do; everything else is a verdict, and equal or not.
     sums = [name for name in shared if f"{name}/weight" in shared or "perplexity" in name]
     verdicts = [off[name] for name in shared if name not in sums]
-    far = distances(mine, peer)
+    far = distances(mine, peer, mine)
+    ours_off, stock_off = (distances(each, exact.scored[task], mine) if exact else [] for each in (mine, peer))
     return {
         "task": task,
         "mode": str(mode),
@@ -96,7 +105,10 @@ def compared(task: str, mode: Prompting, mine: Answers, theirs: stock.Run) -> di
         "requests": sum(map(len, peer.requests.values())),
         "prompts that differ": prompts,
         "answers that differ": changed(mine, peer),
-        "largest log-probability difference": max(far, default=""),
+        "log-probability per token, largest difference": largest(far, 1),
+        "summed over the answer": largest(far, 0),
+        "ours from float64, summed": largest(ours_off, 0),
+        "stock from float64, summed": largest(stock_off, 0),
         "largest metric difference": max(verdicts, default=""),
         "means": "; ".join(
             f"{name.removesuffix(',none')} {theirs.aggregated[task][name]:.4g}"
@@ -107,17 +119,17 @@ def compared(task: str, mode: Prompting, mine: Answers, theirs: stock.Run) -> di
 
 
 def wrong(row: Mapping[str, Any]) -> bool:
-    near = (row["largest log-probability difference"] or 0.0) <= NEAR
+    near = (row["log-probability per token, largest difference"] or 0.0) <= NEAR
     # truthfulqa_mc2's metric is a share of probability, so it moves with the log-probabilities.
     same = (row["largest metric difference"] or 0.0) <= NEAR
     return bool(row["prompts that differ"] or row["answers that differ"] or not near or not same)
 
 
-def rounded(mode: Prompting, exact: Scored, versions: Mapping[str, Scored]) -> list[dict[str, Any]]:
+def rounded(mode: Prompting, exact: Scored, sizes: Scored, versions: Mapping[str, Scored]) -> list[dict[str, Any]]:
     """Rows of the bfloat16 table, one a kind of answer: distances from `exact` over all tasks of the mode."""
     rows = []
     for label, version in versions.items():
-        far = [each for task, answers in version.items() for each in distances(answers, exact[task])]
+        far = [each for task, answers in version.items() for each in distances(answers, exact[task], sizes[task])]
         chosen = [task for task, answers in exact.items() if any(len(asked) > 1 for asked in answers.requests.values())]
         texts = [task for task in exact if any(a.text is not None for r in exact[task].requests.values() for a in r)]
         rows.append(
@@ -125,8 +137,10 @@ def rounded(mode: Prompting, exact: Scored, versions: Mapping[str, Scored]) -> l
                 "mode": str(mode),
                 "scorer": label,
                 "log-probabilities": len(far),
-                "mean distance": statistics.fmean(far) if far else "",
-                "largest": max(far, default=""),
+                "per token, mean distance": statistics.fmean(each for _, each in far) if far else "",
+                "largest": largest(far, 1),
+                "summed over the answer, mean distance": statistics.fmean(each for each, _ in far) if far else "",
+                "largest ": largest(far, 0),
                 "choices changed": sum(changed(version[task], exact[task]) for task in chosen),
                 "of": sum(len(exact[task].requests) for task in chosen),
                 "texts changed": sum(changed(version[task], exact[task]) for task in texts),
@@ -140,6 +154,7 @@ def runs(given: argparse.Namespace, folders: Sequence[Path], tokenizer: Any) -> 
     """Rows of both tables, mode by mode."""
     for mode in modes(tokenizer, given.demo):
         exact: Scored = {}
+        sizes: Scored = {}
         versions: dict[str, Scored] = {"ours": {}, "stock": {}, "stock, float32 softmax": {}}
         rows = []
         for dtype in ("float32", "bfloat16"):
@@ -157,7 +172,13 @@ def runs(given: argparse.Namespace, folders: Sequence[Path], tokenizer: Any) -> 
                                batch_size=given.batch_size)  # fmt: skip
                 theirs = phase(f"stock, {where}", peer)
                 if dtype == "float32":
-                    rows += [compared(task, mode, mine[task], theirs) for task in tasks]
+                    sizes |= mine
+                    double = None
+                    if given.exact:
+                        model.double()
+                        double = phase(f"stock, float64, {where}", peer)
+                        model.float()  # the weights are those that they were
+                    rows += [compared(task, mode, mine[task], theirs, double) for task in tasks]
                     exact |= theirs.scored
                 else:
                     soft = phase(f"stock, float32 softmax, {where}", partial(peer, float32_softmax=True))
@@ -165,7 +186,7 @@ def runs(given: argparse.Namespace, folders: Sequence[Path], tokenizer: Any) -> 
                         versions[label] |= version
             del model, scorer
             gc.collect()
-        yield rows, rounded(mode, exact, versions)
+        yield rows, rounded(mode, exact, sizes, versions)
 
 
 def main() -> int:
@@ -175,6 +196,7 @@ def main() -> int:
     parser.add_argument("--demo", action="store_true", help="the demo's tasks, 0-shot")
     parser.add_argument("--only", dest="tasks_named", nargs="*", help="these tasks alone")
     parser.add_argument("--documents", type=int, default=24, help="of each task")
+    parser.add_argument("--exact", action="store_true", help="stock lm-eval in float64 too")
     parser.add_argument("--batch-tokens", type=int, default=2048)
     parser.add_argument("--batch-size", type=int, default=8, help="of stock lm-eval")
     parser.add_argument("--threads", type=int, default=0, help="0: as torch chooses")
@@ -194,7 +216,7 @@ def main() -> int:
             raw = {"float32": rows, "bfloat16": bfloat16}  # after every mode: a long run leaves what it has
             bad = sum(map(wrong, rows))
             threads = torch.get_num_threads()
-            notes = f"{bad} of {len(rows)} rows disagree (asked: none; log-probabilities within {NEAR})."
+            notes = f"{bad} of {len(rows)} rows disagree (asked: none; log-probabilities per token within {NEAR})."
             leave(
                 f"agreement-{given.name}", "float32: ours beside stock lm-eval", rows, raw, threads=threads, notes=notes
             )

@@ -19,10 +19,12 @@ class Prompting:
 
 @dataclass(frozen=True)
 class Request:
-    """`arguments` as lm-eval's instance has them; `answer`: (log-likelihood, greedy), log-likelihood, or text."""
+    """`arguments` as lm-eval's instance has them; `answer`: (log-likelihood, greedy), log-likelihood, or text; `tokens`
+    whose log-likelihoods are summed in it, where known."""
 
     arguments: tuple[Any, ...]
     answer: Any
+    tokens: int = 0
 
     @property
     def loglikelihood(self) -> float | None:

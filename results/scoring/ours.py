@@ -35,7 +35,13 @@ class Ours:
         """What was asked and answered by the last `score`, and its measures."""
         return {
             name: Answers(
-                requests={each.id: [Request(i.args, i.resps[0]) for i in each.instances] for each in asked},
+                requests={
+                    each.id: [
+                        Request(instance.args, instance.resps[0], len(wanted))
+                        for instance, (_, wanted) in zip(each.instances, each.encoded, strict=True)
+                    ]
+                    for each in asked
+                },
                 measures={measure: dict(values) for measure, values in score.measures[name].items()},
             )
             for name, asked in self.prepared.requests("all").items()

@@ -25,7 +25,8 @@ NOT_MEASURES = {"doc_id", "doc", "target", "arguments", "resps", "filtered_resps
 
 @dataclass(frozen=True)
 class Run:
-    """`seconds`: "whole" is the call of simple_evaluate, "model" what it spent in HFLM's answering methods."""
+    """`seconds`: "whole" is the call of simple_evaluate, "model" what it spent in HFLM's answering methods, "processor"
+    the same of all threads' processor time."""
 
     scored: Scored
     aggregated: dict[str, dict[str, float]]
@@ -65,7 +66,11 @@ def evaluated(
     aggregated = {
         name: {key: value for key, value in means[name].items() if isinstance(value, float | int)} for name in tasks
     }
-    return Run(scored, aggregated, {"whole": whole, "model": sum(spent)})
+    return Run(
+        scored,
+        aggregated,
+        {"whole": whole, "model": sum(by for by, _ in spent), "processor": sum(by for _, by in spent)},
+    )
 
 
 def quiet() -> None:
@@ -80,16 +85,16 @@ def quiet() -> None:
 
 
 @contextmanager
-def _timed(lm: HFLM) -> Iterator[list[float]]:
-    spent: list[float] = []
+def _timed(lm: HFLM) -> Iterator[list[tuple[float, float]]]:
+    spent: list[tuple[float, float]] = []
 
     def around(method: Any) -> Any:
         def call(*arguments: Any, **keywords: Any) -> Any:
-            start = time.perf_counter()
+            start, cpu = time.perf_counter(), time.process_time()
             try:
                 return method(*arguments, **keywords)
             finally:
-                spent.append(time.perf_counter() - start)
+                spent.append((time.perf_counter() - start, time.process_time() - cpu))
 
         return call
 
