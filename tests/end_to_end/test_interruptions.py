@@ -268,7 +268,13 @@ def test_stopped_on_ray_and_second_drivers_refused(
         assert driver.err.read_text().split("\n") == ["", HOW_TO_GO_ON, ""]
         driver.leaves_no_process(seconds=60)
         assert list(scratch.glob("evolve-*")) == []
-        assert sorted(each.name for each in folder.iterdir()) == [".lock", "documents", "items", "requests", "search.yaml"]
+        assert sorted(each.name for each in folder.iterdir()) == [
+            ".lock",
+            "documents",
+            "items",
+            "requests",
+            "search.yaml",
+        ]
         if number == signal.SIGINT:
             driver = start(path)
             driver.until(driver.says(" of 5000"))
