@@ -15,7 +15,7 @@ from heapq import heappop, heappush
 
 from tasks.tree import Tree
 
-WIDTH = 64  # tokens up to which documents are put in one row: their attention to each other is masked, so wasted
+WIDTH = 128  # tokens up to which documents are put in one row: their attention to each other is masked, so wasted
 BRANCHING = 512  # tokens that may branch off from one stretch in a row; more, and it becomes a stem
 WORTH = 64  # tokens that a stem must save: about what an extra pass costs
 PART = 0.05  # of the tokens below it, likewise: what it costs to join its keys to those of every pass
@@ -128,15 +128,27 @@ class Planner:
         ]
 
     def batches(self, rows: Sequence[Row]) -> Iterator[tuple[Row, ...]]:
-        """Rows of like lengths together, the longest first, at most `limit` tokens with padding."""
-        batch: list[Row] = []
-        for row in sorted(rows, key=lambda each: -self.tokens(each.nodes)):
-            if batch and self.tokens(batch[0].nodes) * (len(batch) + 1) > self.limit:
-                yield tuple(batch)
-                batch = []
-            batch.append(row)
-        if batch:
-            yield tuple(batch)
+        """Rows of like lengths together, at most `limit` tokens with padding: the cut of the sorted rows in which
+        padding and passes, each worth WORTH tokens, cost least (dynamic programming over the cuts)."""
+        ordered = sorted(rows, key=lambda each: -self.tokens(each.nodes))
+        lengths = [self.tokens(row.nodes) for row in ordered]
+        cost, cut = [0.0], [0]  # of the first rows; where their last pass begins
+        for stop in range(1, len(ordered) + 1):
+            best, place = float("inf"), stop - 1
+            for start in range(stop - 1, -1, -1):
+                padded = lengths[start] * (stop - start)
+                if padded > self.limit and start < stop - 1:
+                    break
+                if cost[start] + padded + WORTH < best:
+                    best, place = cost[start] + padded + WORTH, start
+            cost.append(best)
+            cut.append(place)
+        passes = []
+        stop = len(ordered)
+        while stop:
+            passes.append(tuple(ordered[cut[stop] : stop]))
+            stop = cut[stop]
+        yield from reversed(passes)
 
     def tokens(self, nodes: Nodes) -> int:
         return sum(len(self.tree.tokens[node]) for node in nodes)
