@@ -170,7 +170,7 @@ def chosen(logits: torch.Tensor, of: torch.Tensor, token: torch.Tensor) -> tuple
     taken = logits[of, token]
     greedy = taken >= logits.amax(dim=-1)[of]
     if bool(greedy.any()):  # of equal logits, the first is the likeliest
-        rows = of[greedy].unique()
+        rows = torch.unique(of[greedy])
         likeliest = torch.full((logits.shape[0],), -1, device=logits.device)
         likeliest[rows] = logits[rows].argmax(dim=-1)
         greedy = likeliest[of] == token
