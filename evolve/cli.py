@@ -19,6 +19,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from evolve import merge_options, score_options
+from tasks.spec import BATCH_TOKENS
 
 app = typer.Typer(
     name="evolve",
@@ -106,7 +107,7 @@ def score(
     gen_kwargs: score_options.GenKwargs = None,
     metric: score_options.Metric = None,
     loglikelihood_unit: score_options.Unit = "token",
-    batch_tokens: score_options.BatchTokens = score_options.BATCH_TOKENS,
+    batch_tokens: score_options.BatchTokens = BATCH_TOKENS,
     max_length: score_options.MaxLength = None,
     dtype: score_options.Dtype = None,
     device: score_options.Device = "cpu",

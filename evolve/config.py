@@ -21,6 +21,7 @@ from engine.lookup import nearest
 from engine.strict_yaml import load_yaml
 from evolve.config_forms import Bounds, Layers, Objectives, Section, Settings, Shares, kind
 from evolve.errors import ConfigError
+from tasks.spec import BATCH_TOKENS
 
 BUDGET_KEYS = ("search.trials", "search.hours", "search.documents")  # with `run.*`: may change at any start
 
@@ -93,7 +94,7 @@ class Score(Section):
     dtype: Literal["float32", "bfloat16", "float16"] | None = Field(
         None, description="of the scored model; null: as the base"
     )
-    batch_tokens: int = Field(8192, ge=32, description="tokens in one forward pass, which bounds its memory")
+    batch_tokens: int = Field(BATCH_TOKENS, ge=32, description="tokens in one forward pass, which bounds its memory")
     max_length: int | None = Field(None, ge=1, description="tokens; null: as the model says")
     apply_chat_template: bool = False
     fewshot_as_multiturn: bool = True

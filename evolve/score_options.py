@@ -14,7 +14,6 @@ import typer
 from evolve.errors import ConfigError
 
 UNITS = ("token", "byte")
-BATCH_TOKENS = 8192
 OPENING, CLOSING, QUOTES = "([{", ")]}", "'\""
 WORDS: Mapping[str, Any] = {"true": True, "false": False, "none": None, "null": None}
 

@@ -18,7 +18,7 @@ from tasks.stopping import Stopping
 from tasks.tree import Tokens
 
 PROMPTS = 8  # times the tokens of a pass: how many tokens of prompts and answers are generated from at once
-LEAVE = 0.9  # the part of the batch still at work below which the others are let go
+LEAVE = 0.8  # the part of the batch still at work below which the others are let go
 
 
 @dataclass(frozen=True)

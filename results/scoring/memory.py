@@ -6,8 +6,9 @@ Every row is a process of its own. It loads the model, prepares the tasks, and r
 resident memory (/proc/self/clear_refs; where that is not allowed, resident memory is polled every millisecond); the
 table has the peak during one candidate less what was resident before. Then the largest setting is run again in
 processes that may have only so much more memory than before scoring (RLIMIT_DATA, which makes the allocation itself
-fail): "largest pass" tells how far they stepped down, and their scores are held against those without a limit. Few
-long prompts make the differences visible, so families.py's 5-shot tasks come beside those of TASKS. Leaves memory.json
+fail): from three quarters of the way between the least and the most that the settings took, down to half of the least.
+"largest pass" is the largest that ran, "passes" tells how far they stepped down, and their scores are held against
+those without a limit. Long prompts make differences visible, so families.py's 5-shot tasks come beside those of TASKS. Leaves memory.json
 and .md.
 """
 
@@ -157,6 +158,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         given.made = made(Path(scratch), documents=given.documents)
         free: dict[str, Any] = {}
+        least = float("inf")
         largest = max(given.batch_tokens)
         plans = [(size, 0) for size in sorted(given.batch_tokens)]
         while plans:
@@ -165,8 +167,10 @@ def main() -> None:
             above = (found["peak"] - found["before"]) / MIB
             if not room:
                 free = found  # that of the largest setting stays
-                if size == largest:
-                    plans += [(size, round(above * part)) for part in (0.75, 0.5, 0.25, 0.125)]
+                least = min(least, above)
+                if size == largest:  # rooms from what it took down to what the smallest setting took, and half of that
+                    plans += [(size, round(least + (above - least) * part)) for part in (0.75, 0.5, 0.25, 0.0)]
+                    plans.append((size, round(least / 2)))
             there, differ, far = differences(free, found)
             rows.append(
                 {
