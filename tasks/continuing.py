@@ -13,7 +13,11 @@ from tasks.forward import Forward, KeysValues
 
 
 class GrowingLayer(DynamicLayer):  # type: ignore[misc]
-    """A layer's keys and values, [rows, heads, room, size], of sequences that begin at 0 and have `lengths` tokens."""
+    """A layer's keys and values, [rows, room, heads, size] each, so that a token's stand together.
+
+    The first `count` rows are sequences that begin at 0 and have `lengths` tokens; `used` is the longest with the
+    token that is to come.
+    """
 
     def __init__(self, keys: torch.Tensor, values: torch.Tensor) -> None:
         super().__init__()
@@ -25,10 +29,12 @@ class GrowingLayer(DynamicLayer):  # type: ignore[misc]
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        rows = torch.arange(key_states.shape[0], device=key_states.device)
-        self.keys[rows, :, self.lengths] = key_states[:, :, 0]
-        self.values[rows, :, self.lengths] = value_states[:, :, 0]
-        return self.keys[:, :, : self.used], self.values[:, :, : self.used]
+        count = key_states.shape[0]
+        rows = torch.arange(count, device=key_states.device)
+        self.keys[rows, self.lengths] = key_states[:, :, 0]
+        self.values[rows, self.lengths] = value_states[:, :, 0]
+        keys, values = (each[:count, : self.used].transpose(1, 2) for each in (self.keys, self.values))
+        return keys, values
 
     def get_seq_length(self) -> int:
         return self.used - 1
@@ -40,37 +46,39 @@ class Continuing:
     def __init__(self, forward: Forward, count: int, room: int) -> None:
         self._forward, self._count, self._room = forward, count, room
         self._layers: list[GrowingLayer] = []
-        self.lengths = [0] * count
+        self._begun: list[tuple[slice, int]] = []  # rows, and how many of their tokens hold a number
+        self._finite = 0  # tokens that hold a number in every row: what is masked must be finite all the same
+        self.lengths: list[int] = []
 
-    def begin(
-        self, of: Sequence[int], rows: Sequence[int], endings: Endings, made: KeysValues, trunk: KeysValues | None
-    ) -> None:
-        """Take over what a forward pass left of the sequences that end in it: of the ending `of[i]` for `rows[i]`."""
-        device = self._forward.device
+    def begin(self, of: Sequence[int], endings: Endings, made: KeysValues, trunk: KeysValues | None) -> None:
+        """Take over what a forward pass left of the sequences that end in it: of the endings `of`, as the next rows."""
         if not self._layers:
-            shapes = [[(self._count, each.shape[1], self._room, each.shape[3]) for each in layer] for layer in made]
             self._layers = [
-                GrowingLayer(*(each.new_zeros(shape) for each, shape in zip(layer, its, strict=True)))
-                for layer, its in zip(made, shapes, strict=True)
+                GrowingLayer(*(each.new_empty(self._count, self._room, each.shape[1], each.shape[3]) for each in layer))
+                for layer in made
             ]
         before = 0 if trunk is None else trunk[0][0].shape[-2]
-        chosen, targets = torch.tensor(list(of), device=device), torch.tensor(list(rows), device=device)
-        source, inside = endings.rows[chosen].unsqueeze(1), endings.inside[chosen]
+        chosen = torch.tensor(list(of), device=self._forward.device)
+        inside = endings.inside[chosen]
+        rows, end = slice(len(self.lengths), len(self.lengths) + len(of)), before + inside.shape[1]
         for number, layer in enumerate(self._layers):
             for kept, part in ((layer.keys, 0), (layer.values, 1)):
                 if trunk is not None:
-                    kept[targets, :, :before] = trunk[number][part]
-                # [sequences, longest, heads, size]; what stands behind a shorter sequence is masked, then written over
-                new = made[number][part].transpose(1, 2)[source, inside]
-                kept[targets, :, before : before + inside.shape[1]] = new.transpose(1, 2)
-        for ending, row in zip(of, rows, strict=True):
-            self.lengths[row] = before + endings.lengths[ending]
+                    kept[rows, :before] = trunk[number][part].transpose(1, 2)
+                tokens = made[number][part].transpose(1, 2)  # [rows, length, heads, size]
+                source = (endings.rows[chosen].unsqueeze(1) * tokens.shape[1] + inside).flatten()
+                # What stands behind a shorter sequence is masked, then written over.
+                taken = tokens.flatten(0, 1).flatten(1).index_select(0, source)
+                kept[rows, before:end] = taken.view(*inside.shape, *tokens.shape[2:])
+        self._begun.append((rows, end))
+        self.lengths += [before + endings.lengths[ending] for ending in of]
 
     def step(self, tokens: Sequence[int]) -> torch.Tensor:
         """[rows, vocabulary]: what follows when every row has got one more token."""
         forward = self._forward
         lengths = torch.tensor(self.lengths, device=forward.device)
         used = max(self.lengths) + 1
+        self._make_finite(used)
         for layer in self._layers:
             layer.lengths, layer.used = lengths, used
         mask = torch.zeros(len(lengths), 1, 1, used, dtype=forward.dtype, device=forward.device)
@@ -88,10 +96,31 @@ class Continuing:
         self.lengths = [length + 1 for length in self.lengths]
         return logits
 
-    def stay(self, rows: Sequence[int], more: int) -> None:
-        """Let go of all rows but these, which get at most `more` tokens."""
-        self.lengths = [self.lengths[row] for row in rows]
-        room = max(self.lengths) + more
-        staying = torch.tensor(rows, device=self._forward.device)
-        for layer in self._layers:
-            layer.keys, layer.values = (each[staying, :, :room] for each in (layer.keys, layer.values))
+    def leave(self, gone: Sequence[int]) -> list[int]:
+        """Let go of the rows `gone`; the last rows move into their places. Returns the old row of each new one."""
+        leaving, used = set(gone), max(self.lengths)
+        self._make_finite(used)
+        count = len(self.lengths) - len(leaving)
+        order = list(range(count))
+        holes = [row for row in order if row in leaving]
+        movers = [row for row in range(count, len(self.lengths)) if row not in leaving]
+        for hole, mover in zip(holes, movers, strict=True):
+            order[hole] = mover
+        for layer in self._layers if holes else ():
+            for each in (layer.keys, layer.values):
+                each[holes, :used] = each[movers, :used]
+        self.lengths = [self.lengths[row] for row in order]
+        return order
+
+    def _make_finite(self, used: int) -> None:
+        for rows, end in self._begun:
+            self._blank(rows, end, used)
+        if self._begun:
+            self._begun, self._finite = [], used
+        self._blank(slice(None), self._finite, used)
+        self._finite = max(self._finite, used)
+
+    def _blank(self, rows: slice, start: int, stop: int) -> None:
+        for layer in self._layers if start < stop else ():
+            layer.keys[rows, start:stop] = 0
+            layer.values[rows, start:stop] = 0

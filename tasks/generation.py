@@ -18,7 +18,6 @@ from tasks.stopping import Stopping
 from tasks.tree import Tokens
 
 PROMPTS = 8  # times the tokens of a pass: how many tokens of prompts and answers are generated from at once
-LEAVE = 0.8  # the part of the batch still at work below which the others are let go
 
 
 @dataclass(frozen=True)
@@ -106,6 +105,7 @@ class Decoder:
         self._prompts, self._rows, self._stopping = prompts, rows, stopping
         room = max(len(prompt.ids) + prompt.new for prompt in prompts)
         self._held = Continuing(forward, len(prompts), room)
+        self._working: list[int] = []  # by row held, its prompt
         self._made: list[list[int]] = [[] for _ in prompts]
 
     def started(self, batch: Batch, made: KeysValues, trunk: KeysValues | None, logits: torch.Tensor) -> None:
@@ -113,27 +113,20 @@ class Decoder:
         endings = batch.endings
         if endings is None:
             return
-        of, rows = zip(*((ending, row) for ending, sequence in enumerate(endings.sequences)
-                         for row in self._rows[sequence]), strict=True)  # fmt: skip
-        self._held.begin(of, rows, endings, made, trunk)
-        self._take(rows, logits[endings.hidden[list(of)]])
+        of = [ending for ending, sequence in enumerate(endings.sequences) for _ in self._rows[sequence]]
+        begun = [prompt for sequence in endings.sequences for prompt in self._rows[sequence]]
+        self._held.begin(of, endings, made, trunk)
+        self._working += begun
+        self._take(begun, logits[endings.hidden[of]])
 
     def finish(self) -> list[list[int]]:
         """Go on until every sequence has ended. Returns the new tokens by prompt."""
-        held = list(range(len(self._prompts)))  # the prompts that are still in the batch
-        while active := [row for row in held if not self._ended(row)]:
-            if len(active) <= LEAVE * len(held):
-                self._held.stay([held.index(row) for row in active], max(map(self._left, active)))
-                held = active
-            # Those that have ended go on unheard until they are let go: each has room for all that it may make.
-            logits = self._held.step([self._made[row][-1] for row in held])
-            working = set(active)
-            places = [place for place, row in enumerate(held) if row in working]
-            self._take(active, logits[places])
-            for place, row in enumerate(held):
-                if row not in working:
-                    self._held.lengths[place] -= 1  # stays where it was
-        return self._made
+        while True:
+            if gone := [row for row, prompt in enumerate(self._working) if self._ended(prompt)]:
+                self._working = [self._working[row] for row in self._held.leave(gone)]
+            if not self._working:
+                return self._made
+            self._take(self._working, self._held.step([self._made[prompt][-1] for prompt in self._working]))
 
     def _take(self, rows: Sequence[int], logits: torch.Tensor) -> None:
         """The likeliest token goes on each of the rows."""

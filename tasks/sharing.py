@@ -87,7 +87,7 @@ def shared_trial(forward: Forward, sequences: list[tuple[int, ...]]) -> torch.Te
 
     def started(batch: Batch, made: KeysValues, trunk: KeysValues | None, logits: torch.Tensor) -> None:
         if batch.endings is not None:
-            going.begin([0], [0], batch.endings, made, trunk)
+            going.begin([0], batch.endings, made, trunk)
 
     forward.run(batches_of(tree, passes, targets, {tree.ends[0]: 0}, forward.device), answers, started)
     longer = going.step([sequences[0][0]]).float().log_softmax(dim=-1)[0, :asked]

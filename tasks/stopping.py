@@ -29,7 +29,7 @@ class Stopping:
         ids = settings.eos_token_id
         self._ids = {*(ids if isinstance(ids, (list, tuple)) else [ids]), tokenizer.eos_token_id}
         self._tokenizer = tokenizer
-        self._texts: dict[int, str] = {}
+        self._met: dict[tuple[int, tuple[str, ...]], tuple[str, ...]] = {}
         strength = settings.repetition_penalty
         self.penalty = None if strength in (None, 1.0) else RepetitionPenaltyLogitsProcessor(float(strength))
 
@@ -42,22 +42,22 @@ class Stopping:
             logits = self.penalty(torch.tensor(filled, device=logits.device), logits.float().clone())
         return [int(token) for token in logits.argmax(dim=-1)]
 
-    def ends(self, made: Sequence[int], stops: Sequence[str]) -> bool:
+    def ends(self, made: Sequence[int], stops: tuple[str, ...]) -> bool:
         """Whether a text of these new tokens is complete: its last token ends it, or it has a stop string."""
         if made[-1] in self._ids:
             return True
-        text = self._text(made[-1])
-        # A stop string is complete only with a token that has its last character (or a part of one).
-        met = [stop for stop in stops if stop and (stop[-1] in text or "\ufffd" in text)]
+        met = self._met.get((made[-1], stops))
+        if met is None:
+            met = self._met[made[-1], stops] = self._may_end(made[-1], stops)
         if not met:
             return False
         tail = self._tokenizer.decode(list(made[-(max(map(len, met)) + TAIL) :]), skip_special_tokens=False)
         return any(stop in tail for stop in met)
 
-    def _text(self, token: int) -> str:
-        if token not in self._texts:
-            self._texts[token] = self._tokenizer.decode([token], skip_special_tokens=False)
-        return self._texts[token]
+    def _may_end(self, token: int, stops: tuple[str, ...]) -> tuple[str, ...]:
+        """The stop strings that can be complete with this token: it has their last character, or a part of one."""
+        text = self._tokenizer.decode([token], skip_special_tokens=False)
+        return tuple(stop for stop in stops if stop and (stop[-1] in text or "\ufffd" in text))
 
 
 def settings_of(model: Any, asked: Mapping[str, Any]) -> GenerationConfig:
