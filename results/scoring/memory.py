@@ -8,8 +8,8 @@ table has the peak during one candidate less what was resident before. Then the 
 processes that may have only so much more memory than before scoring (RLIMIT_DATA, which makes the allocation itself
 fail): from three quarters of the way between the least and the most that the settings took, down to half of the least.
 "largest pass" is the largest that ran, "passes" tells how far they stepped down, and their scores are held against
-those without a limit. Long prompts make differences visible, so families.py's 5-shot tasks come beside those of TASKS. Leaves memory.json
-and .md.
+those without a limit. Long prompts make differences visible, so families.py's 5-shot tasks come beside those of TASKS.
+Leaves memory.json and .md.
 """
 
 from __future__ import annotations
