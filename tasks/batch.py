@@ -37,7 +37,7 @@ class Endings:
     hidden: torch.Tensor
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Batch:
     """One forward pass.
 

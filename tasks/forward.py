@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from transformers.cache_utils import Cache, DynamicLayer
@@ -69,8 +70,7 @@ class Forward:
         embeddings: Any = getattr(model, "get_output_embeddings", lambda: None)
         self.head = embeddings()
         self.seconds, self.tokens = 0.0, 0
-        self._masks: dict[int, tuple[Batch, torch.Tensor]] = {}
-        self._held = 0
+        self._masks: WeakKeyDictionary[Batch, torch.Tensor] = WeakKeyDictionary()
 
     def run(self, batches: Sequence[Batch], answers: Answers, started: Any = None) -> None:
         """Fill in the batches' answers. `started(batch, keys and values, stems, logits)` is called where sequences end
@@ -109,17 +109,16 @@ class Forward:
 
     def mask(self, batch: Batch, trunk: int) -> torch.Tensor:
         """[rows, 1, length, trunk + length] in the model's dtype, to be added to attention's scores."""
-        if id(batch) in self._masks:
-            return self._masks[id(batch)][1]
+        if batch in self._masks:
+            return self._masks[batch]
         rows, length = batch.tokens.shape
         allowed = batch.allowed
         if allowed is None:
             allowed = torch.ones(length, length, dtype=torch.bool, device=self.device).tril().expand(rows, -1, -1)
         mask = torch.zeros(rows, 1, length, trunk + length, dtype=self.dtype, device=self.device)
         mask[:, 0, :, trunk:].masked_fill_(~allowed, torch.finfo(self.dtype).min)
-        if self._held + mask.nbytes <= MASKS:
-            self._masks[id(batch)] = (batch, mask)  # with the batch, whose identity is the key
-            self._held += mask.nbytes
+        if sum(held.nbytes for held in self._masks.values()) + mask.nbytes <= MASKS:
+            self._masks[batch] = mask
         return mask
 
     @contextmanager

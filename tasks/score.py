@@ -104,6 +104,7 @@ class Scorer:
             if not self._model.config.is_encoder_decoder:
                 asked = Asked(documents, self._model, self._tokenizer, max_length=self.max_length, share=self._share)
             self._asked[key] = documents, asked
+        self._asked[key] = self._asked.pop(key)  # the last one used is the last one forgotten
         return self._asked[key]
 
     def _ask_lm_eval(self, documents: Documents, asked: Asked | None) -> float:
