@@ -195,7 +195,7 @@ def main() -> int:
     parser.add_argument("tasks", type=Path, nargs="*", help="folders of task files")
     parser.add_argument("--demo", action="store_true", help="the demo's tasks, 0-shot")
     parser.add_argument("--only", dest="tasks_named", nargs="*", help="these tasks alone")
-    parser.add_argument("--documents", type=int, default=24, help="of each task")
+    parser.add_argument("--documents", type=int, default=12, help="of each task")
     parser.add_argument("--exact", action="store_true", help="stock lm-eval in float64 too")
     parser.add_argument("--batch-tokens", type=int, default=2048)
     parser.add_argument("--batch-size", type=int, default=8, help="of stock lm-eval")
