@@ -13,11 +13,24 @@ from typing import Any
 
 import pyarrow as pa
 
-from evolve.item_files import DAMAGE, KEY_BYTES, ROWS, ItemFile, due, list_files, merge_files, write_table
+from evolve.item_files import (
+    CANDIDATE,
+    DOCUMENTS,
+    FOREIGN,
+    KEY,
+    KEY_BYTES,
+    MEASURE,
+    ROWS,
+    ItemFile,
+    due,
+    list_files,
+    merge_files,
+    named,
+    remove,
+    write_table,
+)
 
-CANDIDATE, DOCUMENTS, MEASURE = "candidate", "documents", "measure:"  # columns; a measure's name follows the last
 GROUPS_HELD = 8  # of rows read last: candidates are often asked for in the order in which they were added
-KEY = pa.binary(KEY_BYTES)
 
 Item = dict[str, float]  # measure -> value
 
@@ -31,7 +44,7 @@ class Items:
     def __init__(self, folder: Path, *, owned: bool = True) -> None:
         self._folder, self._owned = folder, owned
         self._files = list_files(folder, owned)
-        self._number = max((file.number for file in self._files), default=-1) + 1
+        self._number = max((number for _, _, number in named(folder)), default=-1) + 1
         self._groups: dict[tuple[Path, int], pa.Table] = {}
 
     def known(self, candidate: str) -> dict[str, Item]:
@@ -43,8 +56,8 @@ class Items:
                 for row in file.rows_of(key):
                     for document, item in self._row(file, row, key).items():
                         found.setdefault(document, {}).update(item)
-            except DAMAGE:
-                self._forget(file)
+            except (*FOREIGN, OSError) as error:
+                self._lose(file, error)
         return found
 
     def add(self, candidate: str, tasks: Mapping[str, Mapping[str, Mapping[str, float]]]) -> None:
@@ -63,12 +76,14 @@ class Items:
         for file in small:
             try:
                 tables[file] = file.table()
-            except DAMAGE:
-                self._forget(file)
+            except (*FOREIGN, OSError) as error:
+                self._lose(file, error)
         if len(tables) > 1:
             self._files.append(merge_files(tables, self._folder, self._next()))
             for file in tables:
-                self._forget(file)
+                self._drop(file)
+                if self._owned:
+                    remove(file.path)
 
     def _row(self, file: ItemFile, row: int, key: bytes) -> dict[str, Item]:
         group = self._group(file, row // ROWS).slice(row % ROWS, 1).to_pylist()[0]
@@ -89,12 +104,15 @@ class Items:
             self._groups[place] = file.group(number)
         return self._groups[place]
 
-    def _forget(self, file: ItemFile) -> None:
-        """Remove a file that is damaged or was merged into another."""
+    def _lose(self, file: ItemFile, error: Exception) -> None:
+        """Do without a file: one that cannot be read now may be whole, and is not removed."""
+        self._drop(file)
+        if self._owned and not isinstance(error, OSError):
+            remove(file.path)
+
+    def _drop(self, file: ItemFile) -> None:
         self._files = [each for each in self._files if each != file]
         self._groups = {place: table for place, table in self._groups.items() if place[0] != file.path}
-        if self._owned:
-            file.path.unlink(missing_ok=True)
 
     def _next(self) -> int:
         self._number += 1

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import random
 from pathlib import Path
+from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
@@ -214,6 +217,102 @@ def test_foreign_files_are_left_alone(tmp_path: Path) -> None:
     (tmp_path / "notes.parquet").write_text("mine")
     Items(tmp_path)
     assert files(tmp_path) == ["notes.parquet"]
+
+
+def test_files_that_vanish_while_the_run_goes_on_cost_their_answers_alone(tmp_path: Path) -> None:
+    fill(tmp_path, FANOUT - 2)
+    items = Items(tmp_path)  # which holds no rows in memory
+    for path in tmp_path.iterdir():
+        path.unlink()
+    for number in range(FANOUT, 2 * FANOUT):
+        items.add(digest(number), answers(number))
+    assert items.known(digest(0)) == {}
+    holds(items, range(FANOUT, 2 * FANOUT))
+    holds(Items(tmp_path), range(FANOUT, 2 * FANOUT))
+
+
+@pytest.mark.parametrize("error", [OSError(errno.EIO, "Input/output error"), OSError(errno.EMFILE, "Too many files")])
+def test_what_cannot_be_read_for_now_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: OSError) -> None:
+    fill(tmp_path, FANOUT + 3)
+    before = Items(tmp_path)
+
+    def failing(path: Path) -> Any:
+        raise error
+
+    with monkeypatch.context() as patch:
+        patch.setattr(item_files, "opened", failing)
+        assert before.known(digest(0)) == {}
+        fresh = Items(tmp_path)
+        assert fresh.known(digest(0)) == {}
+        fresh.add(digest("new"), answers("new"))
+    holds(Items(tmp_path), range(FANOUT + 3))
+    assert Items(tmp_path).known(digest("new")) == items_of(answers("new"))
+
+
+def test_memory_that_runs_out_removes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fill(tmp_path, 2)
+
+    def failing(path: Path) -> Any:
+        raise pa.ArrowMemoryError("malloc of size 64 failed")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(item_files, "opened", failing)
+        with pytest.raises(MemoryError):
+            Items(tmp_path)
+    holds(Items(tmp_path), range(2))
+
+
+def altered(name: str, column: Any) -> pa.Table:
+    table = row_of(digest(0), answers(0)["t0"])
+    return table.set_column(table.column_names.index(name), name, column)
+
+
+FOREIGN_TABLES: dict[str, pa.Table] = {
+    "candidate of whole numbers": altered("candidate", pa.array([5])),
+    "no candidate's key": altered("candidate", pa.array([None], pa.binary(16))),
+    "documents of whole numbers": altered("documents", pa.array([[1, 2]])),
+    "a text for a measure": altered("measure:acc,none", pa.array([["right"]])),
+    "a column too many": row_of(digest(0), answers(0)["t0"]).append_column("more", pa.array([1])),
+    "another's": pa.table({"x": [1]}),
+}
+
+
+@pytest.mark.parametrize("name", FOREIGN_TABLES)
+@pytest.mark.parametrize("sealed", [True, False])
+def test_foreign_contents_are_told_by_their_columns(tmp_path: Path, name: str, sealed: bool) -> None:
+    table = FOREIGN_TABLES[name]
+    seal = {item_files.SEAL: item_files.seal(table.column_names, [])} if sealed else {}
+    pq.write_table(table.replace_schema_metadata({b"replaces": b"[]", **seal}), tmp_path / "0-00000000.parquet")
+    items = Items(tmp_path)
+    assert files(tmp_path) == []
+    items.add(digest(0), answers(0))
+    holds(items, range(1))
+
+
+@pytest.mark.parametrize("replaces", [b"5", b"{}", b"[1]", b"\xff", b"null", b'["0-00000001.parquet"]'])
+def test_nothing_is_removed_on_the_word_of_a_damaged_file(tmp_path: Path, replaces: bytes) -> None:
+    fill(tmp_path, 2)
+    first = tmp_path / files(tmp_path)[0]
+    table = pq.read_table(first)
+    pq.write_table(table.replace_schema_metadata({**table.schema.metadata, b"replaces": replaces}), first)
+    holds(Items(tmp_path), range(1, 2))
+
+
+def test_a_folder_may_have_a_files_name(tmp_path: Path) -> None:
+    (tmp_path / "0-00000000.parquet").mkdir()
+    holds(fill(tmp_path, 1), range(1))
+    assert files(tmp_path) == ["0-00000000.parquet", "0-00000001.parquet"]
+
+
+def test_a_measure_whose_name_a_flipped_bit_has_changed_is_not_believed(tmp_path: Path) -> None:
+    fill(tmp_path, 2)
+    first = tmp_path / files(tmp_path)[0]
+    data = first.read_bytes()
+    assert b"acc,none" in data
+    first.write_bytes(data.replace(b"acc,none", b"acc,nonf"))
+    items = Items(tmp_path)
+    assert items.known(digest(0)) == {}
+    holds(items, range(1, 2))
 
 
 def test_an_item_takes_a_few_bytes_once_files_are_merged(tmp_path: Path) -> None:
