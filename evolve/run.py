@@ -126,7 +126,7 @@ def write_inputs(config: SearchConfig, findings: Findings) -> None:
     prepared = findings.setting.prepared
     documents = prepared.documents
     for which in prepared.unstored():
-        with replacing(config.folder / "requests" / f"{which}.arrow", synced=False) as file:
+        with replacing(config.folder / "requests" / f"{which}.arrow") as file:
             prepared.write(which, file)
     for name in ("search", "selection", "report"):
         ids = {task: list(getattr(sets, name)) for task, sets in documents.items()}

@@ -83,7 +83,9 @@ class Prepared:
     def _stored(self, which: SetName) -> dict[str, tuple[DocumentRequests, ...]] | None:
         if self._inputs is None or self._store is None:
             return None
-        return read_set(self._store, which, self._inputs, {name: each.documents for name, each in self.tasks.items()})
+        documents = {name: each.documents for name, each in self.tasks.items()}
+        ids = {name: each.sets.ids(which) for name, each in self.tasks.items()}
+        return read_set(self._store, which, self._inputs, documents, ids)
 
     @cached_property
     def objective_goals(self) -> tuple[Goal, ...]:

@@ -1,15 +1,18 @@
-"""Prepared requests in files: one Arrow IPC file a set, written once, mapped by every worker.
+"""Prepared requests in files: one Arrow IPC file a set behind its sha256, written once, mapped by every worker.
 
 A row is one request of a document, or one of its right answers (kind "gold"). Contexts, which several rows share, are
 dictionary-encoded. The schema's metadata hold the digest of all inputs (`tasks.inputs`) and what was found out about
-each task, so that whoever maps a file neither splits documents nor builds prompts nor tokenises.
+each task, so that whoever maps a file neither splits documents nor builds prompts nor tokenises. The file begins with
+the sha256 of what follows, in hex: its 64 bytes keep Arrow's alignment. A file that is damaged is as good as none.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import IO, Any
 
@@ -23,6 +26,7 @@ from tasks.prompts import DocumentRequests
 from tasks.spec import SetName
 
 INPUTS, FACTS = b"inputs", b"facts"
+HEAD = 64  # bytes of the checksum
 GOLD = "gold"
 IDS = pa.list_(pa.int32())
 SHARED = pa.dictionary(pa.int32(), pa.large_string())
@@ -52,6 +56,8 @@ class Facts:
 
 
 Requests = Mapping[str, Sequence[DocumentRequests]]
+# What reading a file of another make can end in; pyarrow raises SystemError as well. It is then made anew.
+UNREADABLE = (OSError, pa.ArrowException, SystemError, LookupError, TypeError, ValueError)
 
 
 def write_set(file: IO[bytes], requests: Requests, facts: Mapping[str, Facts], inputs: str) -> None:
@@ -62,56 +68,89 @@ def write_set(file: IO[bytes], requests: Requests, facts: Mapping[str, Facts], i
         FACTS: json.dumps({name: asdict(each) for name, each in facts.items()}).encode(),
     }
     table = pa.Table.from_pylist(rows, SCHEMA).replace_schema_metadata(metadata)
-    with pa.ipc.new_file(file, table.schema) as writer:
+    body = pa.BufferOutputStream()
+    with pa.ipc.new_file(body, table.schema) as writer:
         writer.write_table(table)
+    content = body.getvalue()
+    file.write(hashlib.sha256(content).hexdigest().encode())
+    file.write(content)
 
 
 def read_facts(folder: Path, which: SetName, inputs: str) -> dict[str, Facts] | None:
     """What the set's file says of each task; None if there is none made from these inputs."""
-    metadata = _metadata(folder, which)
-    if metadata is None or metadata.get(INPUTS) != inputs.encode():
+    try:
+        with _opened(_path(folder, which)) as reader:
+            metadata = reader.schema.metadata or {}
+            if metadata.get(INPUTS) != inputs.encode():
+                return None
+            found = json.loads(metadata[FACTS])
+        return {
+            name: Facts(
+                DocumentSets(**{key: tuple(ids) for key, ids in each["sets"].items()}),
+                each["available"],
+                each["benchmark"],
+            )
+            for name, each in found.items()
+        }
+    except UNREADABLE:
         return None
-    found = json.loads(metadata[FACTS])
-    return {
-        name: Facts(
-            DocumentSets(**{key: tuple(ids) for key, ids in each["sets"].items()}), each["available"], each["benchmark"]
-        )
-        for name, each in found.items()
-    }
 
 
 def read_set(
-    folder: Path, which: SetName, inputs: str, documents: Mapping[str, Sequence[Document]]
+    folder: Path,
+    which: SetName,
+    inputs: str,
+    documents: Mapping[str, Sequence[Document]],
+    ids: Mapping[str, Sequence[int]],
 ) -> dict[str, tuple[DocumentRequests, ...]] | None:
-    """The set's requests by task; None if there is no file of these inputs. `documents`: of each task, by id."""
+    """The set's requests by task; None if there is no whole file of these inputs with these `ids` of each task.
+
+    `documents`: all of each task, by id.
+    """
     try:
-        with pa.memory_map(str(_path(folder, which))) as file, pa.ipc.open_file(file) as reader:
+        with _opened(_path(folder, which)) as reader:
             if (reader.schema.metadata or {}).get(INPUTS) != inputs.encode():
                 return None
             columns = reader.read_all().to_pydict()
-    except (OSError, pa.ArrowException):
+        names = list(columns)
+        grouped: dict[str, dict[int, list[dict[str, Any]]]] = {name: {} for name in documents}
+        for values in zip(*columns.values(), strict=True):
+            row = dict(zip(names, values, strict=True))
+            grouped[row["task"]].setdefault(row["id"], []).append(row)
+        if any(sorted(grouped[task]) != sorted(ids[task]) for task in documents):
+            return None
+        return {
+            task: tuple(_document(task, documents[task][identity], rows) for identity, rows in by_id.items())
+            for task, by_id in grouped.items()
+        }
+    except UNREADABLE:
         return None
-    names = list(columns)
-    grouped: dict[str, dict[int, list[dict[str, Any]]]] = {name: {} for name in documents}
-    for values in zip(*columns.values(), strict=True):
-        row = dict(zip(names, values, strict=True))
-        grouped[row["task"]].setdefault(row["id"], []).append(row)
-    return {
-        task: tuple(_document(task, documents[task][identity], rows) for identity, rows in by_id.items())
-        for task, by_id in grouped.items()
-    }
 
 
 def _path(folder: Path, which: SetName) -> Path:
     return folder / f"{which}.arrow"
 
 
-def _metadata(folder: Path, which: SetName) -> Mapping[bytes, bytes] | None:
-    try:
-        with pa.memory_map(str(_path(folder, which))) as file, pa.ipc.open_file(file) as reader:
-            return reader.schema.metadata or {}
-    except (OSError, pa.ArrowException):
-        return None
+def _opened(path: Path) -> Any:
+    """A reader of the file's Arrow part, mapped. Raises OSError for a file that is damaged."""
+    facts = path.stat()
+    if not _is_sound(path, facts.st_ino, facts.st_size, facts.st_mtime_ns):
+        raise OSError(f"{path}: is damaged")
+    return pa.ipc.open_file(_mapped(path)[1])
+
+
+def _mapped(path: Path) -> tuple[pa.Buffer, pa.Buffer]:
+    """The checksum and what it is of. The mapping lives as long as they do."""
+    with pa.memory_map(str(path)) as file:
+        content = file.read_buffer()
+    return content.slice(0, HEAD), content.slice(HEAD)
+
+
+@lru_cache(maxsize=64)
+def _is_sound(path: Path, *identity: int) -> bool:
+    """Whether the file's checksum is right; found out once for a file as it is."""
+    checksum, body = _mapped(path)
+    return bytes(checksum) == hashlib.sha256(body).hexdigest().encode()
 
 
 def _rows(task: str, each: DocumentRequests) -> list[dict[str, Any]]:

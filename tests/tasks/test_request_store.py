@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -106,14 +107,44 @@ def test_other_files(
     assert make().unstored() == SETS
 
 
-def test_damaged_and_missing_files_are_built_again(make: Callable[..., Prepared], tmp_path: Path) -> None:
+def cut(content: bytearray) -> bytes:
+    return bytes(content[:200])
+
+
+def page_of_zeros(content: bytearray) -> bytes:
+    """What an interrupted machine leaves: token ids of the middle are gone, the rest is there."""
+    middle = len(content) // 2
+    content[middle : middle + 512] = bytes(512)
+    return bytes(content)
+
+
+def without_checksum(content: bytearray) -> bytes:
+    return bytes(content[64:])
+
+
+def nothing(content: bytearray) -> bytes:
+    return b""
+
+
+@pytest.mark.parametrize("damage", [cut, page_of_zeros, without_checksum, nothing])
+def test_damaged_files_are_built_again(
+    make: Callable[..., Prepared], tmp_path: Path, damage: Callable[[bytearray], bytes]
+) -> None:
     expected = make(store=False).requests("search")
     write(make(), tmp_path / "requests")
     path = tmp_path / "requests" / "search.arrow"
-    path.write_bytes(path.read_bytes()[:200])
-    assert make().requests("search") == expected
+    assert make().unstored() == ()  # the checksum of the whole file was seen
+    path.write_bytes(damage(bytearray(path.read_bytes())))
     assert make().unstored() == ("search",)
+    assert make().requests("search") == expected
     path.unlink()
+    assert make().requests("search") == expected
+
+
+def test_a_file_with_other_documents_is_not_read(make: Callable[..., Prepared], tmp_path: Path) -> None:
+    expected = make(store=False).requests("search")
+    write(make(), tmp_path / "requests")
+    shutil.copy(tmp_path / "requests" / "selection.arrow", tmp_path / "requests" / "search.arrow")
     assert make().requests("search") == expected
 
 
