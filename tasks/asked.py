@@ -18,7 +18,7 @@ from tasks.generation import Generation, Prompt
 from tasks.likelihood import Likelihood, Likelihoods
 from tasks.memory import Allowance
 from tasks.prompts import DocumentRequests
-from tasks.sharing import longest_shareable
+from tasks.reach import reach_of
 from tasks.stopping import Stopping, is_plain_greedy, settings_of
 
 NEW_TOKENS = 256  # lm-eval's `max_gen_toks` where a task names none
@@ -47,7 +47,9 @@ class Asked:
         self._documents = [each for its in documents.values() for each in its]
         self._model, self._tokenizer, self._max_length, self._share = model, tokenizer, max_length, share
         self._encoder = Encoder(tokenizer)
-        self._window = longest_shareable(model)
+        self._reach = reach_of(model)
+        if tokenizer.eos_token_id is None:
+            raise TaskError("tokenizer: has no token that ends a text; set its eos_token")
         self._places: dict[Encoded, int] = {}
         self._windows: dict[int, list[Encoded]] = {}  # of rolling log-likelihoods, by the instance's identity
         self._groups: dict[str, Group] = {}
@@ -55,14 +57,14 @@ class Asked:
         for each in self._documents:
             for instance, encoded in zip(each.instances, each.encoded, strict=True):
                 self._sort(each, instance, encoded)
-        fits = self._window is None or all(len(given) + len(asked) <= self._window for given, asked in self._places)
-        self._likelihoods = Likelihoods(list(self._places), max_length=max_length, share=share and fits)
+        how: dict[str, Any] = {"max_length": max_length, "share": share, "reach": self._reach}
+        self._likelihoods = Likelihoods(list(self._places), **how)
         self._generations = [
             Generation(
                 group.prompts,
                 Stopping(group.settings, tokenizer),
                 group.beside,
-                Likelihoods(list(group.golds), max_length=max_length, share=True),
+                Likelihoods(list(group.golds), **how),
             )
             for group in self._groups.values()
         ]
@@ -96,7 +98,8 @@ class Asked:
 
     def _sort(self, document: DocumentRequests, instance: Instance, encoded: Encoded) -> None:
         """Find out how a request is answered, and with it the right answers to its document."""
-        golds = [gold.encoded for gold in document.gold if 0 < len(gold.encoded[1]) <= self._max_length]
+        answers = [gold.encoded for gold in document.gold]
+        golds = [each for each in answers if each[0] and 0 < len(each[1]) <= self._max_length]
         if instance.request_type == "generate_until":
             group = self._group(instance, encoded)
             if group is not None and instance is document.instances[0]:
@@ -125,7 +128,7 @@ class Asked:
             options["do_sample"] = options.get("do_sample") or False
         key = json.dumps(options, sort_keys=True, default=str)
         ids = encoded[0][-(self._max_length - new) :]
-        fits = self._window is None or len(ids) + new <= self._window
+        fits = self._reach.shareable is None or len(ids) + new <= self._reach.shareable
         if not (self._share and fits) or "max_length" in options:
             self.left.append(instance)
             return None
@@ -142,6 +145,11 @@ class Asked:
         return group
 
     def _checked(self, encoded: Encoded, instance: Instance) -> Encoded:
+        if not encoded[0]:
+            raise TaskError(
+                f"task {instance.task_name!r}: document {instance.doc_id}: its prompt has no tokens; see the task's "
+                "doc_to_text"
+            )
         if not 0 < len(encoded[1]) <= self._max_length:
             raise TaskError(
                 f"task {instance.task_name!r}: document {instance.doc_id}: an answer has {len(encoded[1])} tokens, and "

@@ -7,6 +7,7 @@ from typing import Any
 
 from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
+from lm_eval.models.utils import has_bos_prefix
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 
 Encoded = tuple[tuple[int, ...], tuple[int, ...]]  # token ids of what is given and of what is asked for
@@ -59,5 +60,6 @@ class Encoder(HFLM):  # type: ignore[misc]
         return tuple(super().tok_encode(string, add_special_tokens, **keywords))
 
     def _prompt(self, text: str) -> tuple[int, ...]:
-        ids, _ = self.tok_batch_encode([text])
-        return tuple(ids[0].tolist())
+        """As `tok_batch_encode` encodes a batch, without its padding, for which not every tokenizer has a token."""
+        begun = has_bos_prefix(text, getattr(self.tokenizer, "bos_token", None))
+        return tuple(self.tokenizer(text, **({"add_special_tokens": False} if begun else {}))["input_ids"])

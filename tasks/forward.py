@@ -103,8 +103,8 @@ class Forward:
             keywords["attention_mask"] = self.mask(batch, 0 if trunk is None else trunk[0][0].shape[-2])
             keywords["position_ids"] = batch.positions
         with torch.inference_mode(), self.head_at(batch.hidden) as narrowed, self.timed(batch.tokens):
-            logits = self.model(input_ids=batch.tokens, use_cache=caching, **keywords).logits
-            logits = logits.flatten(0, 1) if narrowed else logits.flatten(0, 1)[batch.hidden]
+            logits = self.model(input_ids=batch.tokens, use_cache=caching, **keywords).logits.flatten(0, 1)
+            logits = logits if narrowed else logits[batch.hidden]
         return logits, [layer.made for layer in cache.layers] if caching else []
 
     def mask(self, batch: Batch, trunk: int) -> torch.Tensor:
@@ -122,20 +122,23 @@ class Forward:
         return mask
 
     @contextmanager
-    def head_at(self, hidden: torch.Tensor) -> Iterator[bool]:
-        """Make the head see these hidden states alone, as [1, hidden, size]; says whether it does."""
-        if self.head is None:
-            yield False
-            return
+    def head_at(self, hidden: torch.Tensor) -> Iterator[list[bool]]:
+        """Make the head see these hidden states alone, as [1, hidden, size]. The list is empty unless it did: model
+        code need not call its head as a module."""
+        narrowed: list[bool] = []
 
-        def narrow(_: Any, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+        def narrow(_: Any, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...] | None:
+            if not inputs or inputs[0].ndim != 3:
+                return None
+            narrowed.append(True)
             return (inputs[0].flatten(0, 1)[hidden].unsqueeze(0), *inputs[1:])
 
-        hook = self.head.register_forward_pre_hook(narrow)
+        hook = None if self.head is None else self.head.register_forward_pre_hook(narrow)
         try:
-            yield True
+            yield narrowed
         finally:
-            hook.remove()
+            if hook is not None:
+                hook.remove()
 
     @contextmanager
     def timed(self, tokens: torch.Tensor) -> Iterator[None]:
@@ -161,13 +164,14 @@ def joined(stems: Sequence[KeysValues]) -> KeysValues | None:
 
 def chosen(logits: torch.Tensor, of: torch.Tensor, token: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """The float32 log-probability of `token` in the row `of` of the logits, and whether it is the row's likeliest."""
-    total = torch.empty(logits.shape[0], device=logits.device)  # logarithm of the sum of exponentials, by row
+    best = logits.amax(dim=-1)
+    total = best.to(torch.float32, copy=True)  # logarithm of the sum of exponentials, by row
     for start in range(0, logits.shape[0] if of.numel() else 0, SOFTMAX_ROWS):
         part = logits[start : start + SOFTMAX_ROWS]
         # The fused log-softmax takes a quarter of the time of logsumexp, and has it in every entry.
-        total[start : start + SOFTMAX_ROWS] = part[:, 0] - torch.log_softmax(part, dim=-1, dtype=torch.float32)[:, 0]
+        total[start : start + SOFTMAX_ROWS] -= torch.log_softmax(part, dim=-1, dtype=torch.float32).amax(dim=-1)
     taken = logits[of, token]
-    greedy = taken >= logits.amax(dim=-1)[of]
+    greedy = taken >= best[of]
     if bool(greedy.any()):  # of equal logits, the first is the likeliest
         rows = torch.unique(of[greedy])
         likeliest = torch.full((logits.shape[0],), -1, device=logits.device)

@@ -46,7 +46,8 @@ class Generation:
         self._prompts, self._stopping = prompts, stopping
         self._beside = beside or [()] * len(prompts)
         self._requests = requests or Likelihoods((), max_length=1, share=True)
-        self._plans: dict[tuple[int, ...], tuple[int, tuple[Batch, ...]]] = {}
+        self._plans: dict[tuple[int, ...], tuple[Batch, ...]] = {}
+        self._tokens = 0  # of the passes of these plans
 
     def ask(self, forward: Forward, allowance: Allowance) -> tuple[list[list[int]], list[Likelihood]]:
         """The new tokens of every prompt, and the likelihoods of the requests.
@@ -60,6 +61,8 @@ class Generation:
             same.setdefault(prompt, []).append(index)
 
         def work(tokens: int) -> None:
+            if tokens != self._tokens:  # memory ran out: the plans of larger passes would only take more of it
+                self._tokens, self._plans = tokens, {}
             missing = [indices[0] for indices in same.values() if indices[0] not in made]
             for group in self._groups(missing, PROMPTS * tokens):
                 everybody = [index for first in group for index in same[self._prompts[first]]]
@@ -70,16 +73,20 @@ class Generation:
         return [made[same[prompt][0]] for prompt in self._prompts], self._requests.read(answers)
 
     def _groups(self, which: Sequence[int], room: int) -> Iterator[tuple[int, ...]]:
-        """Prompts at once, those that begin alike together, as many as there is room for."""
+        """Prompts at once, as many as there is room for when each has the longest one's: those of like lengths
+        together, and among them those that begin alike."""
+
+        def size(index: int) -> int:
+            return len(self._prompts[index].ids) + self._prompts[index].new
+
         group: list[int] = []
-        used = 0
-        for index in sorted(which, key=lambda each: self._prompts[each].ids):
-            size = len(self._prompts[index].ids) + self._prompts[index].new
-            if group and used + size > room:
+        longest = 0
+        for index in sorted(which, key=lambda each: (size(each).bit_length(), self._prompts[each].ids)):
+            longest = max(longest, size(index))
+            if group and longest * (len(group) + 1) > room:
                 yield tuple(group)
-                group, used = [], 0
+                group, longest = [], size(index)
             group.append(index)
-            used += size
         if group:
             yield tuple(group)
 
@@ -89,10 +96,10 @@ class Generation:
         rows: dict[Tokens, list[int]] = {}
         for row, index in enumerate(group):
             rows.setdefault(self._prompts[index].ids, []).append(row)
-        if group not in self._plans or self._plans[group][0] != tokens:
-            self._plans[group] = (tokens, self._requests.batches(beside, tokens, forward, list(rows)))
+        if group not in self._plans:
+            self._plans[group] = self._requests.batches(beside, tokens, forward, list(rows))
         decoder = Decoder(forward, [self._prompts[index] for index in group], list(rows.values()), self._stopping)
-        forward.run(self._plans[group][1], answers, decoder.started)
+        forward.run(self._plans[group], answers, decoder.started)
         return dict(zip(group, decoder.finish(), strict=True))
 
 

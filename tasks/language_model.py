@@ -42,8 +42,10 @@ class LanguageModel(HFLM):  # type: ignore[misc]
                 with torch.random.fork_rng():
                     torch.manual_seed(DEFAULT_OTHER_SEED)  # as simple_evaluate does before a run
                     answers = getattr(self, kind)(asked, disable_tqdm=True)
-            except AssertionError as error:  # lm-eval's way to refuse a request
-                reason = str(error) or "an answer without tokens, or one longer than the context"
+            except (AssertionError, ValueError, TypeError) as error:  # lm-eval's ways to refuse a request
+                reason = (
+                    " ".join(str(error).split())[:300] or "an answer without tokens, or one longer than the context"
+                )
                 raise TaskError(
                     f"tasks: lm-eval cannot ask a {kind} request ({reason}); see the task's file"
                 ) from error

@@ -10,7 +10,8 @@ from tasks.batch import Batch, Target, batches_of
 from tasks.encoding import Encoded
 from tasks.forward import Answers, Forward
 from tasks.memory import Allowance
-from tasks.passes import plain_passes, plan_passes
+from tasks.passes import Pass, plain_passes, plan_passes
+from tasks.reach import UNBOUNDED, Reach
 from tasks.tree import Tokens, Tree, separate, token_tree
 
 
@@ -26,11 +27,12 @@ class Likelihoods:
     """What is asked, planned once for one model after another.
 
     `requests`: token ids of contexts and continuations, cut on the left to `max_length` tokens as lm-eval cuts them.
-    `share`: whether the model bears that what sequences begin with in common is evaluated once.
+    `share`: whether the model bears that what sequences begin with in common is evaluated once, and `reach`: up to
+    which length.
     """
 
-    def __init__(self, requests: Sequence[Encoded], *, max_length: int, share: bool) -> None:
-        self._share = share
+    def __init__(self, requests: Sequence[Encoded], *, max_length: int, share: bool, reach: Reach = UNBOUNDED) -> None:
+        self._share, self._reach = share, reach
         self._cut = [((given + asked)[-(max_length + 1) :], len(asked)) for given, asked in requests]
         stops = list(accumulate(size for _, size in self._cut))
         self._places = [range(stop - size, stop) for stop, (_, size) in zip(stops, self._cut, strict=True)]
@@ -70,15 +72,37 @@ class Likelihoods:
 
         The last token of a request is only predicted, not given.
         """
-        inputs = [self._cut[index][0][:-1] for index in which]
-        unique = list(dict.fromkeys([*inputs, *prompts]))
-        tree = token_tree(unique, longest=tokens) if self._share else separate(unique)
-        passes = plan_passes(tree, limit=tokens) if self._share else plain_passes(tree, limit=tokens)
-        ends = dict(zip(unique, tree.ends, strict=True))
+        groups: list[list[int]] = [[], []]
+        for index in which:
+            size, longest = len(self._cut[index][0]), self._reach.shareable
+            groups[self._share and (longest is None or size <= longest)].append(index)
+        apart, together = groups
+        batches: list[Batch] = []
+        if together or prompts:
+            inputs = list(dict.fromkeys([*(self._cut[index][0][:-1] for index in together), *prompts]))
+            tree = token_tree(inputs, longest=tokens)
+            batches += self._planned(tree, plan_passes(tree, limit=tokens), inputs, together, prompts, forward)
+        if apart:
+            inputs = list(dict.fromkeys(self._cut[index][0][:-1] for index in apart))
+            tree = separate(inputs)
+            passes = plain_passes(tree, limit=tokens, together=self._reach.rope or max(map(len, inputs)))
+            batches += self._planned(tree, passes, inputs, apart, (), forward)
+        return tuple(batches)
+
+    def _planned(
+        self,
+        tree: Tree,
+        passes: Sequence[Pass],
+        inputs: Sequence[Tokens],
+        which: Sequence[int],
+        prompts: Sequence[Tokens],
+        forward: Forward,
+    ) -> tuple[Batch, ...]:
+        ends = dict(zip(inputs, tree.ends, strict=True))
         targets = [
             target
-            for index, given in zip(which, inputs, strict=True)
-            for target in targets_of(tree, ends[given], self._cut[index][0], self._places[index])
+            for index in which
+            for target in targets_of(tree, ends[self._cut[index][0][:-1]], self._cut[index][0], self._places[index])
         ]
         continued = {ends[prompt]: number for number, prompt in enumerate(prompts)}
         return batches_of(tree, passes, targets, continued, forward.device)

@@ -56,10 +56,13 @@ def plan_passes(tree: Tree, *, limit: int) -> tuple[Pass, ...]:
     )
 
 
-def plain_passes(tree: Tree, *, limit: int) -> tuple[Pass, ...]:
-    """Passes for a tree of separate sequences: one a row, rows of like lengths together."""
+def plain_passes(tree: Tree, *, limit: int, together: int) -> tuple[Pass, ...]:
+    """Passes for a tree of separate sequences: one a row, rows of like lengths together, those of more than `together`
+    tokens alone."""
     rows = [Row((node,)) for node in tree.children[0]]
-    return tuple(Pass((), batch) for batch in Planner(tree, limit).batches(rows))
+    short = [row for row in rows if len(tree.tokens[row.nodes[0]]) <= together]
+    long = [row for row in rows if len(tree.tokens[row.nodes[0]]) > together]
+    return tuple(Pass((), batch) for batch in (*Planner(tree, limit).batches(short), *((row,) for row in long)))
 
 
 @dataclass(frozen=True)

@@ -120,7 +120,7 @@ class Scorer:
             self._lm_eval = LanguageModel(self._model, self._tokenizer, max_length=self.prepared.prompt.max_length)
         loop = self._lm_eval
         loop.seconds = 0.0
-        longest = max(len(loop.tok_encode(str(instance.args[0]))) for instance in left)
+        longest = max(1, *(len(loop.tok_encode(str(instance.args[0]))) for instance in left))
 
         def work(tokens: int) -> None:
             for instance in left:

@@ -26,18 +26,16 @@ STEM, BRANCHES = 6, (48, 4, 4)  # tokens of the trial: a long branch moves the o
 ASKED = 32  # tokens of the vocabulary whose log-probabilities are compared
 
 
-def longest_shareable(model: Any) -> int | None:
-    """The longest sequence, in tokens, in which attention reaches back to the first one; None: any."""
-    config = model.config.get_text_config()
-    windows = [getattr(config, "attention_chunk_size", None)]
-    if getattr(config, "use_sliding_window", True):
-        windows.append(getattr(config, "sliding_window", None))
-    return min((int(window) for window in windows if window), default=None)
+def counts_places(config: Any) -> bool:
+    """Whether attention has a window of places in the row (GPT-Neo, for one), which no short trial shows."""
+    return any(
+        name.endswith("window_size") and isinstance(value, int) and value for name, value in config.to_dict().items()
+    )
 
 
 def bears_sharing(model: Any) -> bool:
     """Whether a small tree of tokens gives the log-probabilities, and the next step, that plain passes give."""
-    if model.config.is_encoder_decoder:
+    if model.config.is_encoder_decoder or counts_places(model.config.get_text_config()):
         return False
     vocabulary = int(model.config.get_text_config().vocab_size)
     drawn = torch.randint(vocabulary, (2 * STEM + sum(BRANCHES),), generator=torch.Generator().manual_seed(0)).tolist()

@@ -13,7 +13,8 @@ import transformers
 from tasks.forward import Forward
 from tasks.likelihood import Likelihood, Likelihoods
 from tasks.memory import Allowance
-from tasks.sharing import bears_sharing, longest_shareable
+from tasks.reach import reach_of
+from tasks.sharing import bears_sharing
 
 SIZES: dict[str, Any] = {
     "vocab_size": 97,
@@ -51,6 +52,7 @@ SHARING: dict[str, dict[str, Any]] = {
 PLAIN: dict[str, dict[str, Any]] = {
     "Bloom": {"n_layer": 3, "n_head": 4},  # positions by distance in the row
     "Mpt": {"d_model": 64, "n_layers": 3, "n_heads": 4, "max_seq_len": 512},
+    "GPTNeo": {"attention_types": [[["local"], 3]], "num_layers": 3, "num_heads": 4},  # a window of places
     "Mamba": {},  # recurrent
     "Rwkv": {"attention_hidden_size": 64},
     "Jamba": {"use_mamba_kernels": False, "num_experts": 2},
@@ -119,9 +121,56 @@ def test_in_bfloat16_the_trial_tells_rounding_from_mistakes() -> None:
 
 
 def test_a_window_of_attention_bounds_what_can_be_shared() -> None:
-    assert longest_shareable(build("Mistral", sliding_window=40)) == 40
-    assert longest_shareable(build("Qwen2", sliding_window=40, use_sliding_window=False)) is None
-    assert longest_shareable(build("Llama")) is None
+    assert reach_of(build("Mistral", sliding_window=40)).shareable == 40
+    assert reach_of(build("Qwen2", sliding_window=40, use_sliding_window=False)).shareable is None
+    assert reach_of(build("Llama")).shareable is None
+
+
+@pytest.mark.parametrize(("name", "rope"), [
+    ("Llama", {"rope_type": "dynamic", "factor": 4.0}),
+    ("Phi3", {"rope_type": "longrope", "short_factor": [1.0] * 8, "long_factor": [3.0] * 8}),
+])  # fmt: skip
+def test_positions_that_depend_on_the_longest_are_not_mixed(name: str, rope: dict[str, Any]) -> None:
+    model = build(
+        name,
+        max_position_embeddings=64 if name == "Llama" else 512,
+        rope_parameters={"rope_theta": 10000.0, "original_max_position_embeddings": 64, **rope},
+        **({"original_max_position_embeddings": 64} if name == "Phi3" else {}),
+    )
+    assert reach_of(model).rope == 64
+    drawn = random.Random(5)
+    shared = tuple(drawn.randrange(97) for _ in range(40))
+    asked = [(shared + tuple(drawn.randrange(97) for _ in range(size)), (1, 2)) for size in (3, 8, 15, 40, 90, 10)]
+    found = Likelihoods(asked, max_length=512, share=True, reach=reach_of(model)).ask(Forward(model), Allowance(512))
+    for (given, continuation), each in zip(asked, found, strict=True):
+        ids = torch.tensor([(given + continuation)[:-1]])  # the last token, only predicted, is not in the pass
+        scores = model(ids, use_cache=False).logits[0, len(given) - 1 :].log_softmax(dim=-1)
+        total = float(scores.gather(1, torch.tensor(continuation)[:, None]).sum())
+        assert each.total == pytest.approx(total, abs=1e-4)
+
+
+class Headless(torch.nn.Module):
+    """A model whose code does not call its head as a module."""
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.model, self.head, self.config = model.model, model.lm_head, model.config
+
+    def get_output_embeddings(self) -> torch.nn.Module:
+        return self.head
+
+    def forward(self, **keywords: Any) -> Any:
+        hidden = self.model(**keywords).last_hidden_state
+        logits = torch.nn.functional.linear(hidden, self.head.weight)
+        return transformers.modeling_outputs.CausalLMOutput(logits=logits)
+
+
+def test_a_head_that_is_not_called_as_a_module_is_found_out() -> None:
+    model = build("Llama")
+    truth = one_by_one(model)
+    for share in (False, True):
+        for found, (total, _) in zip(asked(Headless(model), share), truth, strict=True):
+            assert found.total == pytest.approx(total, abs=1e-4)
 
 
 @pytest.mark.parametrize("limit", [32, 50, 100, 4096])

@@ -66,7 +66,7 @@ def test_passes_cover_the_tree(sequences: list[tuple[int, ...]], limit: int) -> 
     tree = token_tree(sequences, longest=limit)
     check_passes(tree, plan_passes(tree, limit=limit), limit)
     apart = separate(list(dict.fromkeys(sequences)))
-    check_passes(apart, plain_passes(apart, limit=max(limit, 500)), max(limit, 500))
+    check_passes(apart, plain_passes(apart, limit=max(limit, 500), together=500), max(limit, 500))
 
 
 def test_a_long_shared_stretch_is_a_stem_and_a_short_one_is_carried() -> None:
