@@ -14,7 +14,7 @@ from lm_eval.api.task import ConfigurableTask
 from tasks.catalog import BUILTIN
 from tasks.data_files import local_files
 from tasks.documents import canonical
-from tasks.judging import described
+from tasks.judging import code_digest, described
 from tasks.spec import PromptSettings, Sizes, TaskSpec
 
 VERSION = 1  # of what this program makes of the same inputs, and of how it is stored
@@ -86,7 +86,7 @@ def _task(task: ConfigurableTask) -> Any:
         settings["data"] = [[name, getattr(split, "_fingerprint", repr(split))] for name, split in splits]
         settings[DATA] = task.config.dataset_kwargs
     if source.is_file() and not source.is_relative_to(BUILTIN):  # a function's module may import others beside it
-        settings["code"] = [_sha256(path.read_bytes()) for path in sorted(source.parent.glob("*.py"))]
+        settings["code"] = code_digest(source.parent)
     return settings
 
 

@@ -1,7 +1,7 @@
 """How a task turns answers into numbers, as text: equal text, equal numbers for equal answers.
 
-Functions of the task's own stand in it with the contents of the file that they are in, since they may call others
-there. Folders and names of files do not.
+Functions of the task's own stand in it with the contents of all code in the folder that they are in, since they may
+call others there. Folders and names of files do not.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def judging(task: ConfigurableTask) -> str:
 
 
 def described(value: Any) -> Any:
-    """A setting of a task as what JSON can hold, functions by the contents of their files."""
+    """A setting of a task as what JSON can hold, functions by the code of their folders."""
     if isinstance(value, Mapping):
         return {str(key): described(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
@@ -51,9 +51,16 @@ def _contents(function: Any) -> str:
         path = inspect.getsourcefile(function if hasattr(function, "__code__") else type(function))
     except TypeError:  # built in
         return ""
-    return _file_digest(path, Path(path).stat().st_mtime_ns) if path and Path(path).is_file() else ""
+    return code_digest(Path(path).parent) if path and Path(path).is_file() else ""
+
+
+def code_digest(folder: Path) -> str:
+    """sha256 in hex over the contents of the Python files in a folder, whatever their names. Raises OSError."""
+    return _digest_of(tuple((path, path.stat().st_mtime_ns) for path in sorted(folder.glob("*.py"))))
 
 
 @lru_cache(maxsize=64)
-def _file_digest(path: str, changed: int) -> str:
-    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+def _digest_of(files: tuple[tuple[Path, int], ...]) -> str:
+    """`files`: with the times of their last change."""
+    each = sorted(hashlib.sha256(path.read_bytes()).hexdigest() for path, _ in files)
+    return hashlib.sha256(" ".join(each).encode()).hexdigest()

@@ -133,3 +133,21 @@ def test_a_judge_of_its_own_gives_the_measures(own: Path, tokenizer: Any) -> Non
         "length,none": {0: 3, 1: 1, 2: 1},
         "first,none": {0: 1, 1: 0, 2: 1},
     }
+
+
+def test_code_beside_a_judge_counts_as_the_judge(own: Path, tokenizer: Any) -> None:
+    write(own, "process_results")
+
+    def digests() -> list[str]:
+        prompt = PromptSettings()
+        prepared = prepare_all([TaskSpec("own")], include=[own], limit=3, tokenizer=tokenizer, prompt=prompt)
+        return [each.digest for each in prepared.requests("all")["own"]]
+
+    alone = digests()
+    (own / "marks.py").write_text("HALF = 0.5\n")  # a module that the judge may import
+    with_marks = digests()
+    (own / "marks.py").write_text("HALF = 0.25\n")
+    with_others = digests()
+    assert all(len(set(each)) == 3 for each in zip(alone, with_marks, with_others, strict=True))
+    (own / "marks.py").rename(own / "points.py")
+    assert digests() == with_others
