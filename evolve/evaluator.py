@@ -17,6 +17,7 @@ from evolve.resident import Resident
 from evolve.setting import DTYPES, Setting
 from evolve.trial import Evaluation, Failure, Job, Outcome
 from tasks.errors import NotFinite
+from tasks.memory import is_out_of_memory
 from tasks.score import Score, Scorer
 
 
@@ -50,7 +51,9 @@ class Evaluator:
             return Evaluation(Failure("not finite", str(error)), {"merge": time.perf_counter() - start})
         except EngineError as error:
             return Evaluation(Failure("merge", str(error)), {"merge": time.perf_counter() - start})
-        except (MemoryError, torch.OutOfMemoryError) as error:
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
             gc.collect()
             return Evaluation(Failure("memory", str(error)), {}, self._task_by_task(job))
         return Evaluation(outcome, seconds | {"total": time.perf_counter() - start})
@@ -63,7 +66,9 @@ class Evaluator:
             try:
                 if only[task]:
                     measures[task] = self._scorer_of(job).score(job.documents, only).measures[task]
-            except (EngineError, NotFinite, MemoryError, torch.OutOfMemoryError):
+            except (EngineError, NotFinite, MemoryError, RuntimeError) as error:
+                if not (isinstance(error, (EngineError, NotFinite)) or is_out_of_memory(error)):
+                    raise
                 gc.collect()
         return Score(measures, {}) if measures else None
 

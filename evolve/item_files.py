@@ -33,10 +33,8 @@ WRITING: dict[str, Any] = {
     "write_statistics": False,  # keys are random: no range of them would exclude anything
     "write_page_checksum": True,
 }
-REPLACES, SEAL = (
-    b"replaces",
-    b"seal",
-)  # the seal tells a name that a flipped bit has made another: pages alone are checked
+REPLACES = b"replaces"
+SEAL = b"seal"  # it gives away a name that a flipped bit has made another one: Parquet checks nothing but pages
 KEY_BYTES = 16  # of a sha256, enough that no two of all candidates or documents ever agree
 KEY = pa.binary(KEY_BYTES)
 CANDIDATE, DOCUMENTS, MEASURE = "candidate", "documents", "measure:"  # columns; a measure's name follows the last

@@ -29,15 +29,24 @@ NORMAL = 1.959964  # standard errors to each side of a 95 % interval
 
 
 @dataclass(frozen=True)
-class Ranked:
-    """A candidate by the new objective; `gap` to the run's winner with half the width of its 95 % interval."""
+class Estimate:
+    """A weighted mean over tasks."""
 
-    name: str
     value: float
     standard_error: float
+
+
+@dataclass(frozen=True)
+class Ranked:
+    """A candidate by the new objective; `gap`: its mean less that of the run's winner.
+
+    An answer without a probability or a perplexity that overflows leaves none of them (None).
+    """
+
+    name: str
+    mean: Estimate | None
     metrics: Mapping[str, float]
-    gap: float
-    margin: float
+    gap: Estimate | None
 
 
 def rerank(folder: Path, weights: str | None, objective: str | None) -> None:
@@ -74,26 +83,32 @@ def recorded(trials: Iterable[Trial], setting: Setting, items: Items) -> dict[st
 
 
 def ranked(found: Mapping[str, tuple[Trial, Measures]], objective: Objective, winner: str | None) -> list[Ranked]:
-    """The best first. Without a known winner, gaps are to the run's best candidate."""
+    """The best first, those without a finite mean last. Gaps are to the run's best candidate where no winner is known."""
     utilities = {digest: objective.utilities(measures) for digest, (_, measures) in found.items()}
     title = "the winner"
     if winner is None or winner not in found:
         title = "the run's best"
-        winner = max(found, key=lambda digest: found[digest][0].value or -math.inf)
+        values = {digest: trial.value for digest, (trial, _) in found.items()}
+        winner = max(values, key=lambda digest: -math.inf if (value := values[digest]) is None else value)
     rows = []
     for digest, (trial, measures) in found.items():
         gaps = paired(utilities[digest], utilities[winner])
         rows.append(
             Ranked(
                 f"trial {trial.id}, {title}" if digest == winner else f"trial {trial.id}",
-                mean_over_tasks(utilities[digest], objective.weights),
-                standard_error(utilities[digest], objective.weights),
+                estimate(utilities[digest], objective.weights),
                 objective.metrics(measures),
-                mean_over_tasks(gaps, objective.weights),
-                NORMAL * standard_error(gaps, objective.weights),
+                estimate(gaps, objective.weights),
             )
         )
-    return sorted(rows, key=lambda row: -row.value)
+    return sorted(rows, key=lambda row: math.inf if row.mean is None else -row.mean.value)
+
+
+def estimate(values: Utilities, weights: Mapping[str, float]) -> Estimate | None:
+    """None where there is no finite one."""
+    value = mean_over_tasks(values, weights)
+    error = standard_error(values, weights) if math.isfinite(value) else math.nan
+    return Estimate(value, error) if math.isfinite(error) else None
 
 
 def paired(ours: Utilities, theirs: Utilities) -> Utilities:
@@ -106,11 +121,14 @@ def table(rows: list[Ranked], objective: Objective, missing: int) -> Iterable[st
     lines = [["candidate", "metric", *([] if objective.is_metric else ["objective"]), "± one se"]]
     lines[0].append("to the run's winner, 95 % interval")
     for row in rows:
-        interval = f"{gap(row.gap)} ({gap(row.gap - row.margin)} to {gap(row.gap + row.margin)})"
-        values = [figures.metric(row.standard_error)]
+        values = ["-"] if row.mean is None else [figures.metric(row.mean.standard_error)]
         if not objective.is_metric:
-            values = [f"{row.value:.4f}", f"{row.standard_error:.4f}"]
-        lines.append([row.name, figures.mean(row.metrics), *values, interval])
+            none = ["not finite", "-"]
+            values = none if row.mean is None else [f"{row.mean.value:.4f}", f"{row.mean.standard_error:.4f}"]
+        lines.append([row.name, figures.mean(row.metrics), *values, "-"])
+        if row.gap is not None:
+            middle, margin = row.gap.value, NORMAL * row.gap.standard_error
+            lines[-1][-1] = f"{gap(middle)} ({gap(middle - margin)} to {gap(middle + margin)})"
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     for line in lines:
         yield "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()

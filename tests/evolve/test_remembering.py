@@ -145,19 +145,30 @@ def test_a_lost_file_costs_its_documents_only(tmp_path: Path) -> None:
         assert [each.key for each in inner.asked] == [job(0.5).key]
 
 
-def test_what_was_scored_before_memory_ran_out_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("no room"),
+        MemoryError("no room"),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 64 bytes"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+    ],
+)
+def test_what_was_scored_before_memory_ran_out_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
     score = Scorer.score
 
     def small(self: Scorer, which: Any, only: Any = None) -> Score:
         if only is None or "demo_pick" in only:
-            raise torch.OutOfMemoryError("no room")
+            raise error
         return score(self, which, only)
 
     with counted(setting(), tmp_path) as (executor, inner):
         with monkeypatch.context() as patch:
             patch.setattr(Scorer, "score", small)
             ((_, evaluation),) = executor.run([job(0.5)])
-            assert evaluation.outcome == Failure("memory", "no room")
+            assert evaluation.outcome == Failure("memory", str(error))
             assert inner.passes > 0
         ((_, evaluation),) = executor.run([job(0.5)])
         assert isinstance(evaluation.outcome, Score)

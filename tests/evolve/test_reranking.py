@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import math
 import re
+from dataclasses import replace
 
 import pytest
 
 from evolve.config import SearchConfig
 from evolve.config_forms import Shares
 from evolve.errors import ConfigError
-from evolve.reranking import ranked, table, with_objective, with_weights
+from evolve.reranking import Estimate, ranked, table, with_objective, with_weights
 from evolve.trial import Trial
 from tasks.objective import Goal, Measures, Objective
 
@@ -53,11 +55,13 @@ def test_weights_turn_the_order() -> None:
 
 def test_gaps_are_paired_with_the_winner() -> None:
     rows = {row.name: row for row in ranked(candidates(), OBJECTIVE, "d0")}
-    assert (rows["trial 0, the winner"].gap, rows["trial 0, the winner"].margin) == (0.0, 0.0)
+    assert rows["trial 0, the winner"].gap == Estimate(0.0, 0.0)
     other = rows["trial 1"]
-    assert other.gap == pytest.approx((0.4 - 0.3) / 2)
-    assert 0 < other.margin < 1.96 * 2 * other.standard_error
-    assert other.value == pytest.approx(0.55)
+    assert other.gap is not None
+    assert other.mean is not None
+    assert other.gap.value == pytest.approx((0.4 - 0.3) / 2)
+    assert 0 < other.gap.standard_error < 2 * other.mean.standard_error
+    assert other.mean.value == pytest.approx(0.55)
     assert other.metrics == {"sums": 0.9, "colours": 0.2}
 
 
@@ -74,6 +78,28 @@ def test_the_table() -> None:
     likelier = Objective(OBJECTIVE.goals, metric=0.0, loglikelihood=1.0)
     lines = list(table(ranked(candidates(), likelier, "d0"), likelier, missing=0))
     assert re.split(" {2,}", lines[1]) == ["trial 2", "45.0", "-0.1000", "0.0000", "+0.9000 (+0.9000 to +0.9000)"]
+
+
+def test_a_best_value_of_nought_is_the_best() -> None:
+    found = {
+        digest: (replace(trial, value=value), measures)
+        for (digest, (trial, measures)), value in zip(candidates().items(), (-2.0, 0.0, -1.0), strict=True)
+    }
+    assert [row.name for row in ranked(found, OBJECTIVE, None) if "best" in row.name] == ["trial 1, the run's best"]
+
+
+def test_what_is_not_finite_comes_last_and_has_no_gap() -> None:
+    found = candidates()
+    trial, measures = found["d1"]
+    answers = {**measures["sums"]["loglikelihood"], 3: -math.inf}
+    found["d1"] = trial, {**measures, "sums": {**measures["sums"], "loglikelihood": answers}}
+    likelier = Objective(OBJECTIVE.goals, metric=0.0, loglikelihood=1.0)
+    *others, last = ranked(found, likelier, "d0")
+    assert (last.name, last.mean, last.gap) == ("trial 1", None, None)
+    assert all(row.gap is not None for row in others)
+    lines = list(table([*others, last], likelier, missing=0))
+    assert re.split(" {2,}", lines[3]) == ["trial 1", "55.0", "not finite", "-", "-"]
+    assert [row.gap for row in ranked(found, likelier, "d1")] == [None] * 3
 
 
 def test_objectives_by_name_and_by_shares() -> None:
