@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import count
 from typing import Any
 
 import torch
@@ -29,11 +30,11 @@ class GrowingLayer(DynamicLayer):  # type: ignore[misc]
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        count = key_states.shape[0]
-        rows = torch.arange(count, device=key_states.device)
+        present = key_states.shape[0]
+        rows = torch.arange(present, device=key_states.device)
         self.keys[rows, self.lengths] = key_states[:, :, 0]
         self.values[rows, self.lengths] = value_states[:, :, 0]
-        keys, values = (each[:count, : self.used].transpose(1, 2) for each in (self.keys, self.values))
+        keys, values = (each[:present, : self.used].transpose(1, 2) for each in (self.keys, self.values))
         return keys, values
 
     def get_seq_length(self) -> int:
@@ -53,8 +54,14 @@ class Continuing:
     def begin(self, of: Sequence[int], endings: Endings, made: KeysValues, trunk: KeysValues | None) -> None:
         """Take over what a forward pass left of the sequences that end in it: of the endings `of`, as the next rows."""
         if not self._layers:
+            place = count()
             self._layers = [
-                GrowingLayer(*(each.new_empty(self._count, self._room, each.shape[1], each.shape[3]) for each in layer))
+                GrowingLayer(
+                    *(
+                        self._forward.room(next(place), each, (self._count, self._room, each.shape[1], each.shape[3]))
+                        for each in layer
+                    )
+                )
                 for layer in made
             ]
         before = 0 if trunk is None else trunk[0][0].shape[-2]
@@ -100,10 +107,10 @@ class Continuing:
         """Let go of the rows `gone`; the last rows move into their places. Returns the old row of each new one."""
         leaving, used = set(gone), max(self.lengths)
         self._make_finite(used)
-        count = len(self.lengths) - len(leaving)
-        order = list(range(count))
+        staying = len(self.lengths) - len(leaving)
+        order = list(range(staying))
         holes = [row for row in order if row in leaving]
-        movers = [row for row in range(count, len(self.lengths)) if row not in leaving]
+        movers = [row for row in range(staying, len(self.lengths)) if row not in leaving]
         for hole, mover in zip(holes, movers, strict=True):
             order[hole] = mover
         for layer in self._layers if holes else ():

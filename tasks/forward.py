@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -70,7 +71,22 @@ class Forward:
         embeddings: Any = getattr(model, "get_output_embeddings", lambda: None)
         self.head = embeddings()
         self.seconds, self.tokens = 0.0, 0
+        self._rooms: dict[int, torch.Tensor] = {}
         self._masks: WeakKeyDictionary[Batch, torch.Tensor] = WeakKeyDictionary()
+
+    def room(self, place: int, like: torch.Tensor, shape: tuple[int, ...]) -> torch.Tensor:
+        """Memory of this shape, not cleared; the same for the same `place` again and again, since fresh memory is dear:
+        the system clears it page by page."""
+        size = math.prod(shape)
+        held = self._rooms.get(place)
+        if held is None or held.numel() < size or held.dtype != like.dtype:
+            self._rooms.pop(place, None)
+            held = self._rooms[place] = like.new_empty(size)
+        return held[:size].view(shape)
+
+    def give_back(self) -> None:
+        """Free what `room` holds."""
+        self._rooms.clear()
 
     def run(self, batches: Sequence[Batch], answers: Answers, started: Any = None) -> None:
         """Fill in the batches' answers. `started(batch, keys and values, stems, logits)` is called where sequences end

@@ -63,6 +63,7 @@ class Generation:
         def work(tokens: int) -> None:
             if tokens != self._tokens:  # memory ran out: the plans of larger passes would only take more of it
                 self._tokens, self._plans = tokens, {}
+                forward.give_back()
             missing = [indices[0] for indices in same.values() if indices[0] not in made]
             for group in self._groups(missing, PROMPTS * tokens):
                 everybody = [index for first in group for index in same[self._prompts[first]]]

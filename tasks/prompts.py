@@ -24,6 +24,7 @@ from lm_eval.defaults import DEFAULT_OTHER_SEED
 from tasks.documents import Document, canonical
 from tasks.encoding import Encoded, Encoder
 from tasks.errors import TaskError
+from tasks.gen_settings import check_settings
 from tasks.gold import Gold, find_gold
 from tasks.judging import judging
 from tasks.spec import PromptSettings
@@ -56,8 +57,11 @@ def build_requests(
     """The requests of the documents with these ids (ascending), as stock lm-eval makes them.
 
     Raises TaskError when a chat template is asked for and the tokenizer has none, when the task's own templates fail on
-    a document, or when a document cannot be judged: no choices, an empty one, a right answer that is none of them.
+    a document, when a document cannot be judged (no choices, an empty one, a right answer that is none of them), for a
+    prompt or an answer without tokens, and for generation settings that cannot be.
     """
+    if task.OUTPUT_TYPE == "generate_until":
+        check_settings(task.config.generation_kwargs or {}, prompt.gen_kwargs, str(task.config.task))
     template = chat_template(tokenizer) if prompt.apply_chat_template else None
     encoder, judged = Encoder(tokenizer), judging(task)
     task.set_fewshot_seed(seed=DEFAULT_OTHER_SEED)
@@ -68,6 +72,7 @@ def build_requests(
             with _told(task, identity):
                 instances = _instances(task, document, identity, prompt=prompt, template=template)
                 encoded = tuple(map(encoder.encode, instances))
+                _check_tokens(instances, encoded)
                 gold = find_gold(task, document, instances, chat=prompt.apply_chat_template, encoder=encoder)
             digest = _digest(document, instances, gold, judged)
             built.append(DocumentRequests(identity, document, instances, encoded, gold, digest))
@@ -100,6 +105,25 @@ def _instances(
         chat_template=template,
     )
     return tuple(sorted(made if isinstance(made, list) else [made], key=lambda each: each.idx))
+
+
+def _check_tokens(instances: Sequence[Instance], encoded: Sequence[Encoded]) -> None:
+    """Raises TaskError for a request that no model could be asked."""
+    for instance, (given, asked) in zip(instances, encoded, strict=True):
+        kind = instance.request_type
+        if None in given:
+            raise TaskError(
+                "its prompt is empty, and the tokenizer has no token that begins or ends a text to ask after instead; "
+                "see the task's doc_to_text, or set the tokenizer's bos_token"
+            )
+        if not given and kind != "loglikelihood_rolling":
+            raise TaskError(f"its prompt {_short(instance.args[0])} has no tokens; see the task's doc_to_text")
+        if not asked and kind == "loglikelihood":
+            raise TaskError(f"its answer {_short(instance.args[1])} has no tokens; see the task's doc_to_target")
+
+
+def _short(text: str) -> str:
+    return repr(text) if len(text) <= 40 else f"{text[:37]!r}..."
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import random
 from collections.abc import Sequence
 from typing import Any
@@ -110,6 +111,24 @@ def test_the_models_own_settings_hold(model: Any, tokenizer: Any) -> None:
 ])  # fmt: skip
 def test_what_is_more_than_greedy_is_left_to_transformers(settings: dict[str, Any], plain: bool) -> None:
     assert is_plain_greedy(GenerationConfig(**settings)) == plain
+
+
+def test_a_tokenizer_without_a_padding_token_is_enough(model: Any, tokenizer: Any) -> None:
+    bare = copy.deepcopy(tokenizer)
+    bare.pad_token = None
+    texts = prompts_of(9)
+    assert ours(model, bare, texts, ["e"]) == ours(model, tokenizer, texts, ["e"])
+    assert bare.pad_token is None
+
+
+def test_what_is_held_at_once_is_bounded_however_long_one_prompt_is(model: Any, tokenizer: Any) -> None:
+    forward, stopping = Forward(model), Stopping(settings_of(model, {}), tokenizer)
+    asked = [Prompt(tuple(range(3, 3 + size)), 4, ()) for size in [70, *range(5, 25)] * 10]
+    asked = [Prompt((number % 80, *prompt.ids), 4, ()) for number, prompt in enumerate(asked)]
+    Generation(asked, stopping).ask(forward, Allowance(64))
+    held = sum(kept.nbytes for kept in forward._rooms.values())
+    per_token = 2 * 2 * 2 * 16 * 4  # keys and values, layers, heads, size, bytes
+    assert held <= 8 * 64 * per_token < len(asked) * 80 * per_token
 
 
 def test_nan_is_noticed(model: Any, tokenizer: Any) -> None:

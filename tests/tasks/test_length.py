@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 from tokenizers import processors
+from transformers import GPT2Config, LlamaConfig, MambaConfig, OPTConfig, T5Config
 
 from tasks.errors import TaskError
-from tasks.length import too_long
+from tasks.length import check_positions, too_long
 from tasks.prepared import Prepared, prepare_all
 from tasks.spec import PromptSettings, TaskSpec
 
@@ -62,3 +63,22 @@ def test_the_first_token_counts(asked: Callable[[], Prepared]) -> None:
 def test_what_lm_eval_refuses(asked: Callable[[], Prepared], room: int, said: str) -> None:
     with pytest.raises(TaskError, match=said):
         too_long(asked(), "all", room)
+
+
+@pytest.mark.parametrize(
+    ("config", "longest"),
+    [
+        (GPT2Config(n_positions=16), 16),
+        (OPTConfig(max_position_embeddings=16), 16),
+        (LlamaConfig(max_position_embeddings=16), None),
+        (T5Config(n_positions=16), None),
+        (MambaConfig(), None),
+    ],
+    ids=lambda each: getattr(each, "model_type", str(each)),
+)
+def test_learned_positions_end(config: Any, longest: int | None) -> None:
+    check_positions(config, None)
+    check_positions(config, longest or 10**6)
+    if longest is not None:
+        with pytest.raises(TaskError, match="^max_length: 17, but the model has positions for 16 tokens; give 16 or"):
+            check_positions(config, 17)
