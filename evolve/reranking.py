@@ -83,7 +83,7 @@ def recorded(trials: Iterable[Trial], setting: Setting, items: Items) -> dict[st
 
 
 def ranked(found: Mapping[str, tuple[Trial, Measures]], objective: Objective, winner: str | None) -> list[Ranked]:
-    """The best first, those without a finite mean last. Gaps are to the run's best candidate where no winner is known."""
+    """The best first, those without a finite mean last. Gaps are to the run's best where no winner is known."""
     utilities = {digest: objective.utilities(measures) for digest, (_, measures) in found.items()}
     title = "the winner"
     if winner is None or winner not in found:

@@ -24,15 +24,16 @@ from evolve.score_table import Asked, Result, Row, as_json, line, tables
 from evolve.subject import Subject, labels, opened
 from tasks.aggregates import aggregates
 from tasks.errors import TaskError
-from tasks.length import too_long
+from tasks.length import check_positions, too_long
 from tasks.load import TaskLibrary
+from tasks.memory import is_out_of_memory
 from tasks.metric import all_metrics
 from tasks.objective import Goal
 from tasks.prepared import Prepared, prepare_all
 from tasks.score import Scorer
 from tasks.spec import PromptSettings, TaskSpec
 
-FAILURES = (EngineError, EvolveError, TaskError, MemoryError, torch.OutOfMemoryError)
+FORESEEN = (EngineError, EvolveError, TaskError)  # whose messages say what to do
 RECORDED = ("tasks", "limit", "num_fewshot", "apply_chat_template", "fewshot_as_multiturn", "system_instruction",
             "gen_kwargs", "batch_tokens", "max_length", "dtype", "device")  # fmt: skip
 
@@ -40,7 +41,8 @@ RECORDED = ("tasks", "limit", "num_fewshot", "apply_chat_template", "fewshot_as_
 def score(models: Sequence[str], given: Mapping[str, Any]) -> None:
     """Score the models one after the other and print a table, or JSON. `given`: the command line's options by name.
 
-    A model that cannot be scored costs the others nothing; its error is raised at the end.
+    A model that cannot be scored costs the others nothing; its error is raised at the end, after the table, or the
+    JSON, which is printed whatever happens.
     """
     options = score_options(models, given)
     session = Session(options, usable_device(options.device))
@@ -54,7 +56,7 @@ def score(models: Sequence[str], given: Mapping[str, Any]) -> None:
             session.add(reference, label)
         whole = True
     finally:  # an interruption keeps what was scored until then
-        if any(row.comparison for row in session.rows):
+        if options.json or any(row.comparison for row in session.rows):
             session.show(complete=whole)
     if failed := [row.error for row in session.rows if row.error]:
         raise ModelError("\n".join(failed))
@@ -88,7 +90,7 @@ class Session:
                 row = self._scored(prepared, subject, label, tokenizer)
         except _TasksWrong as error:
             raise error.problem from None
-        except FAILURES as error:
+        except Exception as error:  # a model's own code and what its weights make of numbers: anything can come out
             row = Row(reference, label, error=_message(reference, error))
         self.rows.append(row)
         free_memory(self.device)
@@ -132,6 +134,7 @@ class Session:
     def _scored(self, prepared: Prepared, subject: Subject, label: str, tokenizer: Any) -> Row:
         options, start = self.options, time.perf_counter()
         module = subject.load(self.device, options.trust_remote_code)
+        check_positions(module.config, options.max_length)
         loaded = time.perf_counter()
         scorer = Scorer(prepared, module, tokenizer, batch_tokens=options.batch_tokens, device=self.device)
         cut = too_long(prepared, "all", scorer.max_length)
@@ -209,11 +212,13 @@ def free_memory(device: str) -> None:
         torch.cuda.empty_cache()
 
 
-def _message(reference: str, error: BaseException) -> str:
+def _message(reference: str, error: Exception) -> str:
     """The error in one line that names the model."""
-    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+    if is_out_of_memory(error):
         return f"{reference}: memory ran out ({' '.join(str(error).split())[:200]}); lower --batch-tokens, or --dtype"
     text = " ".join(str(error).split())
+    if not isinstance(error, FORESEEN):
+        return f"{reference}: cannot be scored ({type(error).__name__}: {text[:300]}); see whether lm_eval can load it"
     return text if reference in text else f"{reference}: {text}"
 
 

@@ -24,6 +24,7 @@ from engine.write import merge_to_folder
 from evolve.errors import ConfigError
 from evolve.score_options import gen_kwargs
 from evolve.subject import labels
+from tasks.score import Scorer
 from tests.tasks.conftest import CHAT, choice_documents, text_documents, write_task
 
 DEMO = Path(__file__).parents[2] / "tasks" / "demo"
@@ -360,6 +361,43 @@ def test_one_bad_model_costs_no_other(score: Score, tmp_path: Path) -> None:
     assert [model["error"] is None for model in data["models"]] == [False, True, False, False, True]
     assert data["compared_with"] == BASE
     assert data["complete"] is True
+
+
+def test_json_is_printed_where_no_model_can_be_scored(score: Score, tmp_path: Path) -> None:
+    code, out, err = score(broken(tmp_path / "nan"), "--task", "demo_pick", "--include", DEMO, "--limit", 2, "--json")
+    assert code == 2
+    data = json.loads(out)
+    assert (data["complete"], data["compared_with"]) == (True, None)
+    assert data["models"][0]["error"] in err
+    assert "NaN" in err
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (ValueError("cannot reshape"), "base: cannot be scored (ValueError: cannot reshape)"),
+        (RuntimeError("mat1 and mat2\nshapes"), "base: cannot be scored (RuntimeError: mat1 and mat2 shapes)"),
+        (RuntimeError("can't allocate memory: you tried"), "base: memory ran out"),
+    ],
+)
+def test_what_nobody_foresaw_costs_one_model(
+    score: Score, monkeypatch: pytest.MonkeyPatch, error: Exception, said: str
+) -> None:
+    ask = Scorer.score
+    asked: list[object] = []
+
+    def failing(self: Any, *given: Any) -> Any:
+        asked.append(self)
+        if len(asked) == 1:
+            raise error
+        return ask(self, *given)
+
+    monkeypatch.setattr(Scorer, "score", failing)
+    code, out, err = score(BASE, PICK, "--task", "demo_pick", "--include", DEMO, "--limit", 5, "--json")
+    assert code == 2
+    assert said in err
+    assert "Traceback" not in err
+    assert [model["error"] is None for model in json.loads(out)["models"]] == [False, True]
 
 
 def test_encoder_decoders_score_as_in_lm_eval(score: Score, folder: Path, tmp_path: Path) -> None:
