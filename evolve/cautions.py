@@ -11,26 +11,34 @@ from engine.tokenizer import read_vocabulary
 from evolve.environment import usable_memory
 from evolve.setting import Setting, place_of
 from evolve.workers import Workers
-from tasks.length import too_long
+from tasks.length import check_positions, context_length, too_long
 from tasks.spec import SETS
-
-CONTEXT_KEYS = ("n_positions", "max_position_embeddings", "n_ctx")  # in the order in which lm-eval looks
 
 
 def cautions(setting: Setting, workers: Workers | None) -> Iterator[str]:
     """One line for each, without a model in memory. `workers` is None where a cluster decides."""
     yield from memory_cautions(workers)
     yield from tokenizer_cautions(setting.checkpoints)
-    room = setting.config.score.max_length or context_length(setting.base.config)
-    if room is not None:
-        counts = [too_long(setting.prepared, which, room) for which in SETS]
-        for task in setting.prepared.tasks:
-            cut, asked = (sum(each[task][part] for each in counts) for part in (0, 1))
-            if cut:
-                yield (
-                    f"task {task}: {cut} of {asked} documents do not fit into {room} tokens and lose their "
-                    "beginning; raise score.max_length if the model bears it, or take fewer few-shot examples"
-                )
+    yield from length_cautions(setting)
+
+
+def length_cautions(setting: Setting) -> Iterator[str]:
+    """Raises TaskError for a context longer than the model's positions, and for what no context has room for."""
+    from transformers import AutoConfig
+
+    where: Any = {"local_files_only": True, "trust_remote_code": setting.config.run.trust_remote_code}
+    config = AutoConfig.from_pretrained(setting.base.folder, **where)
+    asked_for = setting.config.score.max_length
+    check_positions(config, asked_for)
+    room = asked_for or context_length(config, setting.tokenizer)
+    counts = [too_long(setting.prepared, which, room) for which in SETS]
+    for task in setting.prepared.tasks:
+        cut, asked = (sum(each[task][part] for each in counts) for part in (0, 1))
+        if cut:
+            yield (
+                f"task {task}: {cut} of {asked} documents do not fit into {room} tokens and lose their "
+                "beginning; raise score.max_length if the model bears it, or take fewer few-shot examples"
+            )
 
 
 def memory_cautions(workers: Workers | None) -> Iterator[str]:
@@ -67,11 +75,3 @@ def vocabulary(checkpoint: Checkpoint) -> Mapping[str, int] | None:
         return read_vocabulary(checkpoint.folder, checkpoint.reference)
     except CheckpointError:
         return None
-
-
-def context_length(config: dict[str, Any]) -> int | None:
-    """The tokens that the model's own configuration allows, as lm-eval finds them."""
-    for key in CONTEXT_KEYS:
-        if isinstance(config.get(key), int):
-            return int(config[key])
-    return None

@@ -91,7 +91,7 @@ KEYS = [
     ("score.documents.report", 99999, ["'demo_pick'", "2000 distinct documents", "99999 report", "ask for fewer"]),
     ("score.include", ["/no/such"], ["include: '/no/such' is not a folder"]),
     ("score.apply_chat_template", True, ["apply_chat_template: ", "set it to false"]),
-    ("score.max_length", 8, ["'demo_reverse'", "up to 10 tokens", "has room for 8", "score.max_length"]),
+    ("score.max_length", 8, ["'demo_reverse'", "up to 10 tokens", "has room for 8", "raise max_length"]),
     ("models.base", "/no/such", ["models.base: /no/such: no such folder; give"]),
     ("models.sources.1", "/no/such", ["models.sources[1]: /no/such: no such folder; give"]),
 ]

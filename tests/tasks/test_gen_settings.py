@@ -63,7 +63,7 @@ def test_wrong_settings_of_the_command_line(
 
 
 def test_wrong_settings_of_the_task(asked: Callable[..., Prepared]) -> None:
-    with pytest.raises(TaskError, match="^task 'write': generation_kwargs: max_gen_toks is 0; give a whole number"):
+    with pytest.raises(TaskError, match=r"^task 'write': generation_kwargs: max_gen_toks is 0; give a whole number"):
         asked({"until": ["."], "max_gen_toks": 0}, {"temperature": 0.0})
 
 
@@ -84,6 +84,6 @@ def test_right_settings(settings: dict[str, Any], expected: int) -> None:
 
 def test_a_prompt_without_tokens(asked: Callable[..., Prepared]) -> None:
     with pytest.raises(
-        TaskError, match="^task 'write': document 1: its prompt '' has no tokens; see the task's doc_to"
+        TaskError, match=r"^task 'write': document 1: its prompt '' has no tokens; see the task's doc_to"
     ):
         asked({"until": ["."]}, question="")

@@ -80,5 +80,5 @@ def test_learned_positions_end(config: Any, longest: int | None) -> None:
     check_positions(config, None)
     check_positions(config, longest or 10**6)
     if longest is not None:
-        with pytest.raises(TaskError, match="^max_length: 17, but the model has positions for 16 tokens; give 16 or"):
+        with pytest.raises(TaskError, match=r"^max_length: 17, but the model has positions for 16 tokens; give 16 or"):
             check_positions(config, 17)
