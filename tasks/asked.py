@@ -34,6 +34,7 @@ class Group:
     prompts: list[Prompt] = field(default_factory=list)
     golds: dict[Encoded, int] = field(default_factory=dict)
     beside: list[list[int]] = field(default_factory=list)  # by prompt, of `golds`
+    written: dict[int, tuple[list[int], str]] = field(default_factory=dict)  # by prompt, the last tokens and text
 
 
 class Asked:
@@ -86,10 +87,14 @@ class Asked:
                 first = group.instances[0]
                 raise not_finite(first.task_name, first.doc_id, "next-token logits") from None
             self._found.update(zip(group.golds, golds, strict=True))
-            for instance, ids, prompt in zip(group.instances, made, group.prompts, strict=True):
-                text = self._tokenizer.decode(ids, skip_special_tokens=True)
-                answer = postprocess_generated_text(text, list(prompt.stops), None)
-                instance.resps.extend([answer] * (instance.repeats or 1))
+            for place, (instance, ids) in enumerate(zip(group.instances, made, strict=True)):
+                if (
+                    group.written.get(place, ([], ""))[0] != ids
+                ):  # candidates often write what the one before them wrote
+                    text = self._tokenizer.decode(ids, skip_special_tokens=True)
+                    stops = list(group.prompts[place].stops)
+                    group.written[place] = ids, postprocess_generated_text(text, stops, None)
+                instance.resps.extend([group.written[place][1]] * (instance.repeats or 1))
 
     def likelihood(self, encoded: Encoded) -> float | None:
         """The log-likelihood of a right answer; None where it does not fit into the context."""

@@ -113,6 +113,7 @@ class Decoder:
         self._prompts, self._rows, self._stopping = prompts, rows, stopping
         room = max(len(prompt.ids) + prompt.new for prompt in prompts)
         self._held = Continuing(forward, len(prompts), room)
+        self._calm = [stopping.calm(prompt.stops) for prompt in prompts]
         self._working: list[int] = []  # by row held, its prompt
         self._made: list[list[int]] = [[] for _ in prompts]
 
@@ -144,8 +145,8 @@ class Decoder:
         for row, token in zip(rows, self._stopping.likeliest(logits, before), strict=True):
             self._made[row].append(token)
 
-    def _ended(self, row: int) -> bool:
-        return self._left(row) <= 0 or self._stopping.ends(self._made[row], self._prompts[row].stops)
-
-    def _left(self, row: int) -> int:
-        return self._prompts[row].new - len(self._made[row])
+    def _ended(self, prompt: int) -> bool:
+        made = self._made[prompt]
+        if len(made) >= self._prompts[prompt].new:
+            return True
+        return made[-1] not in self._calm[prompt] and self._stopping.ends(made, self._prompts[prompt].stops)

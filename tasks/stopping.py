@@ -29,7 +29,7 @@ class Stopping:
         ids = settings.eos_token_id
         self._ids = {*(ids if isinstance(ids, (list, tuple)) else [ids]), tokenizer.eos_token_id}
         self._tokenizer = tokenizer
-        self._met: dict[tuple[int, tuple[str, ...]], tuple[str, ...]] = {}
+        self._calm: dict[tuple[str, ...], set[int]] = {}
         strength = settings.repetition_penalty
         self.penalty = None if strength in (None, 1.0) else RepetitionPenaltyLogitsProcessor(float(strength))
 
@@ -46,13 +46,16 @@ class Stopping:
         """Whether a text of these new tokens is complete: its last token ends it, or it has a stop string."""
         if made[-1] in self._ids:
             return True
-        met = self._met.get((made[-1], stops))
-        if met is None:
-            met = self._met[made[-1], stops] = self._may_end(made[-1], stops)
+        met = self._may_end(made[-1], stops)
         if not met:
+            self.calm(stops).add(made[-1])
             return False
         tail = self._tokenizer.decode(list(made[-(max(map(len, met)) + TAIL) :]), skip_special_tokens=False)
         return any(stop in tail for stop in met)
+
+    def calm(self, stops: tuple[str, ...]) -> set[int]:
+        """The tokens met so far that can end no text with these stop strings."""
+        return self._calm.setdefault(stops, set())
 
     def _may_end(self, token: int, stops: tuple[str, ...]) -> tuple[str, ...]:
         """The stop strings that can be complete with this token: it has their last character, or a part of one."""

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from lm_eval.tasks import TaskManager
 
+from tasks.errors import TaskError
 from tasks.judge import Judge
 from tasks.prepared import Prepared, prepare, prepare_all
 from tasks.spec import PromptSettings, Sizes, TaskSpec
@@ -151,3 +152,22 @@ def test_code_beside_a_judge_counts_as_the_judge(own: Path, tokenizer: Any) -> N
     assert all(len(set(each)) == 3 for each in zip(alone, with_marks, with_others, strict=True))
     (own / "marks.py").rename(own / "points.py")
     assert digests() == with_others
+
+
+@pytest.mark.parametrize(
+    ("document", "said"),
+    [
+        ({"q": " ", "a": "x"}, "its prompt ' ' has no tokens; see the task's doc_to_text"),
+        ({"q": "why", "a": ""}, "its answer '' has no tokens; see the task's doc_to_target"),
+    ],
+)
+def test_a_likelihood_of_nothing(tmp_path: Path, tokenizer: Any, document: dict[str, str], said: str) -> None:
+    lines = [json.dumps(each) for each in ({"q": "", "a": "x"}, document)]  # an empty context is lm-eval's own
+    (tmp_path / "own.jsonl").write_text("\n".join(lines))
+    (tmp_path / "own.yaml").write_text(
+        "task: own\ndataset_path: json\ndataset_kwargs: {data_files: {test: own.jsonl}}\ntest_split: test\n"
+        'output_type: loglikelihood\ndoc_to_text: "{{q}}"\ndoc_to_target: "{{a}}"\ntarget_delimiter: ""\n' + ACC
+    )
+    with pytest.raises(TaskError) as caught:
+        prepare_all([TaskSpec("own")], include=[tmp_path], limit=None, tokenizer=tokenizer, prompt=PromptSettings())
+    assert str(caught.value) == f"task 'own': document 1: {said}"
