@@ -11,6 +11,10 @@ from engine.job import Job
 from engine.kept import Kept
 from engine.plan import Plan
 
+MERGE_VERSION = (
+    1  # of what a recipe's numbers are: another one makes strangers of unfinished merges and recorded scores
+)
+
 
 def merge(plan: Plan, device: str = "cpu") -> Iterator[tuple[str, torch.Tensor]]:
     """Yield (name, tensor) for every job, in the plan's output dtypes, on `device`.

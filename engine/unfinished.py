@@ -20,13 +20,12 @@ import torch
 from engine.checkpoint import Checkpoint
 from engine.errors import OutputError
 from engine.job import Input
+from engine.merge import MERGE_VERSION
 from engine.operands import PIECE
 from engine.plan import Plan
 from engine.shard_layout import ShardLayout
 
 NOTE = ".unfinished.json"
-_VERSION = 1
-"""To be raised when the bytes written for one plan change."""
 
 
 def partial_folder(folder: Path) -> Path:
@@ -65,7 +64,7 @@ def sole_writer(folder: Path) -> Iterator[None]:
 def identity(plan: Plan, shards: Sequence[ShardLayout], device: str) -> str:
     """Return a digest of all that the shards' bytes follow from. Weights count by path, size and time of change."""
     facts = [
-        _VERSION,
+        MERGE_VERSION,
         _own_version(),
         torch.__version__,
         metadata.version("numba"),

@@ -11,7 +11,6 @@ from tasks.errors import UnknownMetric, did_you_mean
 from tasks.objective import Goal, Measures, Objective, Unit, mean_over_tasks
 
 LOGLIKELIHOOD = "log-likelihood"  # of the right answer, a mean over documents of its value per token or byte
-MEAN = "mean"
 SEED = 0  # of the bootstrap
 
 

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from engine.merge import MERGE_VERSION
 from evolve.executor import Executor
 from evolve.items import Item, Items, short
 from evolve.setting import Setting
@@ -83,6 +84,7 @@ class Keys:
             "tokenizer": self.setting.base.fingerprint(),
             "dtype": self.setting.score_dtype,
             "max_length": self.setting.config.score.max_length,
+            "merge": MERGE_VERSION,
             "scorer": SCORER_VERSION,
         }
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()

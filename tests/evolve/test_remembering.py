@@ -233,9 +233,10 @@ def test_whatever_an_answer_depends_on_is_in_the_key(monkeypatch: pytest.MonkeyP
         Keys(setting(max_length=64)).candidate(asked),
         Keys(made).candidate(Job(key=f"checkpoint of {asked.key}", documents="search", folder="out")),
     ]
-    monkeypatch.setattr(remembering, "SCORER_VERSION", -1)
-    keys.append(Keys(made).candidate(asked))
-    monkeypatch.undo()
+    for version in ("SCORER_VERSION", "MERGE_VERSION"):
+        monkeypatch.setattr(remembering, version, -1)
+        keys.append(Keys(made).candidate(asked))
+        monkeypatch.undo()
     other = setting()
     monkeypatch.setattr(other.checkpoints[REVERSE], "_fingerprint", "trained on")
     keys.append(Keys(other).candidate(asked))
