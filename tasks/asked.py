@@ -8,12 +8,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from lm_eval.api.instance import Instance
-from lm_eval.models.utils import handle_stop_sequences, normalize_gen_kwargs, postprocess_generated_text
+from lm_eval.models.utils import handle_stop_sequences, postprocess_generated_text
 from transformers import GenerationConfig
 
 from tasks.encoding import Encoded, Encoder
 from tasks.errors import NotFinite, TaskError, not_finite
 from tasks.forward import Forward
+from tasks.gen_settings import normalized
 from tasks.generation import Generation, Prompt
 from tasks.likelihood import Likelihood, Likelihoods
 from tasks.memory import Allowance
@@ -21,7 +22,6 @@ from tasks.prompts import DocumentRequests
 from tasks.reach import reach_of
 from tasks.stopping import Stopping, is_plain_greedy, settings_of
 
-NEW_TOKENS = 256  # lm-eval's `max_gen_toks` where a task names none
 Documents = Mapping[str, Sequence[DocumentRequests]]
 
 
@@ -120,7 +120,7 @@ class Asked:
 
     def _group(self, instance: Instance, encoded: Encoded) -> Group | None:
         """The group that the instance was put into; None: it is left."""
-        options: dict[str, Any] = dict(normalize_gen_kwargs(instance.args[1], NEW_TOKENS))
+        options: dict[str, Any] = dict(normalized(instance.args[1]))
         ending = self._tokenizer.decode(self._tokenizer.eos_token_id, skip_special_tokens=False)
         stops = tuple(handle_stop_sequences(options.pop("until", None), eos=ending))
         new = options.pop("max_gen_toks")
