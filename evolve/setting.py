@@ -33,6 +33,7 @@ from tasks.spec import SETS, PromptSettings, Sizes, TaskSpec
 
 T = TypeVar("T")
 ROLLING = "loglikelihood_rolling"  # the whole text is what is right there
+GENERATE = "generate_until"
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -152,6 +153,11 @@ class Setting:
             sets=(),
             store=self.config.folder / "requests",
         )
+
+    @property
+    def generates(self) -> bool:
+        """Whether a task asks for text. Raises TaskError."""
+        return any(each.task.OUTPUT_TYPE == GENERATE for each in self.prepared.tasks.values())
 
     @cached_property
     def objective(self) -> Objective:

@@ -8,6 +8,7 @@ from typing import Any
 
 from evolve.environment import usable_cores, usable_memory
 from evolve.setting import DTYPES, Setting
+from tasks.generation import PROMPTS
 
 PROCESS_BYTES = 700 * 2**20  # a Python process with torch, transformers and lm-eval loaded
 SCORED = 4  # one token in so many is scored, in tasks of short prompts
@@ -84,7 +85,7 @@ def gpu_share(workers: int) -> float:
 
 
 def worker_bytes(setting: Setting) -> int:
-    """Bytes of one worker: its process, the module, logits of a batch, and a merge in flight.
+    """Bytes of one worker: its process, the module, logits of a batch, what is being generated, a merge in flight.
 
     Sources are memory-mapped files: their pages are shared by the workers of a machine and can be dropped.
     """
@@ -97,15 +98,22 @@ def worker_bytes(setting: Setting) -> int:
     # Only scored positions reach the head; every token of a batch costs activations and its key-value cache.
     token = vocabulary * 4 // SCORED + activation_bytes(base.config, itemsize)
     batch = setting.config.score.batch_tokens * token
+    if setting.generates:
+        batch += PROMPTS * setting.config.score.batch_tokens * cache_bytes(base.config, itemsize)
     return PROCESS_BYTES + sum(elements) * itemsize + largest + batch
 
 
 def activation_bytes(config: dict[str, Any], itemsize: int) -> int:
     """Bytes that a token of a batch holds beside its logits: what a layer computes, all layers' keys and values."""
+    return WIDTHS * int(config.get("hidden_size") or 0) * itemsize + cache_bytes(config, itemsize)
+
+
+def cache_bytes(config: dict[str, Any], itemsize: int) -> int:
+    """Bytes of a token's keys and values in all layers."""
     hidden = int(config.get("hidden_size") or 0)
     layers, heads = int(config.get("num_hidden_layers") or 0), int(config.get("num_attention_heads") or 1)
     width = int(config.get("head_dim") or hidden // heads) * int(config.get("num_key_value_heads") or heads)
-    return (WIDTHS * hidden + 2 * layers * width) * itemsize
+    return 2 * layers * width * itemsize
 
 
 def usable_gpus() -> int:

@@ -10,7 +10,7 @@ import pytest
 from evolve import control_group, workers
 from evolve.config import SearchConfig
 from evolve.environment import usable_cores, usable_memory
-from evolve.setting import Setting
+from evolve.setting import DTYPES, Setting
 from evolve.workers import (
     DRIVER_BYTES,
     PROCESS_BYTES,
@@ -21,15 +21,22 @@ from evolve.workers import (
     spread_workers,
     worker_bytes,
 )
+from tasks.generation import PROMPTS
 
-MODELS = Path(__file__).parents[1] / "goldens" / "models"
+DEMO = Path(__file__).parents[2] / "tasks" / "demo"
+METRICS = {"demo_pick": "acc", "demo_sort": "exact_match"}
 
 
 def setting(**changes: Any) -> Setting:
     data: dict[str, Any] = {
         "name": "run",
-        "models": {"base": str(MODELS / "base"), "sources": [str(MODELS / "a"), str(MODELS / "b")]},
-        "score": {"tasks": [{"task": "t", "metric": "acc"}], "batch_tokens": changes.pop("batch_tokens", 2048)},
+        "models": {"base": str(DEMO / "models" / "base"), "sources": [str(DEMO / "models" / "sort")]},
+        "score": {
+            "tasks": [{"task": task, "metric": METRICS[task]} for task in changes.pop("tasks", ["demo_pick"])],
+            "include": [str(DEMO)],
+            "documents": {"search": 4, "selection": 4, "report": 4},
+            "batch_tokens": changes.pop("batch_tokens", 2048),
+        },
         "run": changes,
     }
     return Setting(SearchConfig.model_validate(data))
@@ -48,6 +55,14 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Any:
 def test_a_worker_needs_its_process_and_more_for_larger_batches() -> None:
     small, large = worker_bytes(setting()), worker_bytes(setting(batch_tokens=16384))
     assert PROCESS_BYTES < small < large < 2 * PROCESS_BYTES
+
+
+def test_what_is_generated_from_is_held_at_once() -> None:
+    chosen, written = (setting(tasks=tasks) for tasks in (["demo_pick"], ["demo_pick", "demo_sort"]))
+    config = chosen.base.config
+    width = config["hidden_size"] // config["num_attention_heads"] * config["num_key_value_heads"]
+    a_token = 2 * config["num_hidden_layers"] * width * DTYPES[chosen.score_dtype].itemsize
+    assert worker_bytes(written) - worker_bytes(chosen) == PROMPTS * 2048 * a_token > 0
 
 
 def test_auto_is_a_worker_a_core_where_memory_bears_it(machine: Any) -> None:
