@@ -13,9 +13,11 @@ from typing import Any
 
 from evolve.config import SearchConfig
 from evolve.figures import Figures, fine
+from evolve.maximised import scoring_lines
 from evolve.trial import Trial
 from search_spaces.space import SearchSpace
 
+DATA_FILES = "lm-eval looks for the relative `data_files` of a task only from the folder that it is started in."
 STOCK_BATCH = 16  # requests in a forward pass of lm-eval's own command
 
 
@@ -33,6 +35,7 @@ class Facts:
     benchmarks: Sequence[str]
     dtype: str  # of the scored models
     reserved: Sequence[str]  # tasks whose few-shot examples were set aside from the scored split
+    opening: str = ""  # the candidate of every search's beginning that the winner is, in words
 
 
 def headline(verdict: dict[str, Any], figures: Figures) -> str:
@@ -157,8 +160,13 @@ def finalist_text(facts: Facts) -> str:
         by = " by the objective" if mixed else ""
         lines.append(
             f"\nThe winner, {winner['name']}, scored {before} on the search documents and {after} on the report "
-            f"documents{loss(winner, row, figures)}; what a search score is better than the report's is luck and "
+            f"documents{loss(winner, row, figures)}; where the first is better, the difference is luck and "
             f"fitting. Finalists are ranked on the selection documents alone{by}."
+        )
+    if facts.opening:
+        lines.append(
+            f"\nThe winner is a candidate that the search began with: {facts.opening}. Nothing that the search found "
+            "afterwards was better on the selection documents."
         )
     return "\n".join(lines)
 
@@ -188,6 +196,7 @@ def search_text(facts: Facts) -> str:
         f"- {len(trials)} candidates, {failures}; {sum(trial.documents for trial in trials)} documents scored",
         f"- optimizer {config.search.optimizer}, methods {', '.join(config.space.method)}, seed {config.seed}",
         f"- base {config.models.base}; sources {', '.join(config.models.sources)}",
+        *(f"- {line}" for line in scoring_lines(config.score, facts.figures.objective, facts.dtype)),
     ]
     for task, sets in facts.documents.items():
         sizes = ", ".join(f"{size} {name}" for name, size in sets.items())
@@ -209,7 +218,8 @@ def check_text(facts: Facts) -> str:
             "lm-eval's own command takes one folder of tasks and one number of few-shot examples for all of them; "
             "run it task by task with the documents in `documents/report.json`."
         )
-    return f"The winner's row, by lm-eval itself:\n\n```\n{stock_command(facts, *shots)}\n```"
+    local = f"\n\n{DATA_FILES}" if score.include else ""
+    return f"The winner's row, by lm-eval itself:\n\n```\n{stock_command(facts, *shots)}\n```{local}"
 
 
 def stock_command(facts: Facts, num_fewshot: int | None) -> str:

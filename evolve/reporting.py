@@ -38,6 +38,7 @@ def report(folder: Path) -> None:
         benchmarks=made["benchmarks"],
         dtype=made["dtype"],
         reserved=made["reserved"],
+        opening=made.get("opening", ""),
     )
     write_text(folder / "report.md", report_text(facts))
     print(f"{headline(verdict, figures)}\nwrote {folder / 'report.md'}")

@@ -16,6 +16,7 @@ from engine.plan import Plan, plan
 from engine.recipe import Recipe
 from engine.write import write_checkpoint
 from evolve.atomic import replacing, write_json, write_text
+from evolve.baselines import opening_merge
 from evolve.budget import Budget
 from evolve.config import SearchConfig, load_config
 from evolve.environment import describe
@@ -166,8 +167,9 @@ def write_report(
         benchmarks=setting.prepared.benchmarks,
         dtype=setting.score_dtype,
         reserved=[task for task, sets in setting.prepared.documents.items() if sets.fewshot],
+        opening=opening_merge(setting.space, winner),
     )
-    made = {name: getattr(facts, name) for name in ("documents", "benchmarks", "dtype", "reserved")}
+    made = {name: getattr(facts, name) for name in ("documents", "benchmarks", "dtype", "reserved", "opening")}
     ledger.set_attribute("report", made)
     write_text(config.folder / "report.md", report_text(facts))
     write_json(

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
-from evolve.baselines import model_recipes, plain_merges
+import pytest
+
+from evolve.baselines import model_recipes, opening_merge, plain_merges
+from search_spaces import SPACES
+from search_spaces.assemble import Spec
+from search_spaces.bounds import Bounds, Fixed, Range
 from search_spaces.depth import Family
+from search_spaces.space import search_space
 
 
 def test_no_model_hides_another_row() -> None:
@@ -27,3 +33,26 @@ def test_the_uniform_average_leaves_the_base_out() -> None:
     merges = plain_merges(Family("b", ("x", "y"), 2, (), "bfloat16"))
     assert merges["uniform average"].references == ("x", "y")
     assert merges["TIES, density 0.2"].references == ("b", "x", "y")
+
+
+@pytest.mark.parametrize(
+    ("method", "bounds", "average"),
+    [
+        ("task_arithmetic", {}, True),
+        ("linear", {}, True),
+        ("ties", {}, False),
+        ("task_arithmetic", {"weight": Range(0.5, 1.0)}, False),
+        ("task_arithmetic", {"lambda": Fixed(2.0)}, False),
+    ],
+)
+def test_a_winner_that_was_there_from_the_beginning_is_known(
+    method: str, bounds: dict[str, Bounds], average: bool
+) -> None:
+    family = Family("b", ("x", "y", "z"), 2, (), "float32")
+    space = search_space(
+        Spec(family=family, methods=(method,), depth=SPACES["blocks"], count=1, modules=(), bounds=bounds, seed=0)
+    )
+    text = opening_merge(space, space.decode(space.start[0]))
+    assert text == f"{method} with one weight for all sources" + ", which is the uniform average" * average
+    assert "average" not in opening_merge(space, space.decode(space.start[-1]))
+    assert opening_merge(space, space.decode((0.123,) * len(space.genes))) == ""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from search_spaces.assemble import Spec
 from search_spaces.depth import Family
 from search_spaces.space import search_space
 from tasks.objective import Goal, Objective
+from tasks.spec import BATCH_TOKENS
 
 CONFIG = SearchConfig.model_validate(
     {
@@ -300,3 +302,30 @@ def test_the_last_lines_name_what_is_there() -> None:
         "results/a/checkpoint",
         "results/a/report.md",
     ]
+
+
+def test_the_search_says_what_it_maximised_and_how() -> None:
+    text = report_text(facts())
+    assert "- maximised: the metric, the mean over tasks on the search documents\n" in text
+    assert "- the tasks' weights in that mean: sums 33.3 %, colours 66.7 %\n" in text
+    assert (
+        f"- scored in bfloat16, at most {BATCH_TOKENS} tokens in a forward pass; few-shot examples: as the tasks say"
+        in text
+    )
+    score = CONFIG.score.model_dump(mode="json") | {"gen_kwargs": {"max_gen_toks": 8}, "batch_tokens": 64}
+    score["tasks"][0] |= {"num_fewshot": 3}
+    goals = tuple(replace(goal, weight=1.0) for goal in FIGURES.objective.goals)
+    mixed = Figures(Objective(goals, loglikelihood=0.2, unit="byte"))
+    config = SearchConfig.model_validate({**CONFIG.model_dump(mode="json"), "score": score})
+    text = report_text(facts(config=config, figures=mixed))
+    assert (
+        "- maximised: 1 times the metric plus 0.2 times the right answers' log-likelihood in nats a byte, the" in text
+    )
+    assert "weights in that mean" not in text
+    assert "at most 64 tokens in a forward pass; few-shot examples: sums 3, colours as the tasks say\n" in text
+    assert '- generation settings over the tasks\' own: {"max_gen_toks": 8}\n' in text
+
+
+def test_a_winner_that_the_search_began_with_is_said() -> None:
+    assert "began with" not in report_text(facts())
+    assert "began with: ties with one weight. Nothing" in report_text(facts(opening="ties with one weight"))
