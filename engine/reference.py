@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from textwrap import shorten
 
 from engine.errors import CheckpointError
 
@@ -105,7 +106,7 @@ def _snapshot(location: Location, revision: str | None, files: list[str], token:
     except Exception as error:
         # The client raises its own classes, those of its HTTP library (another one in each major version) and
         # OSError; for the user all of them mean that this model could not be had.
-        reason = _without_secrets(" ".join(str(error).split()), token)[:200] or type(error).__name__
+        reason = shorten(_without_secrets(str(error), token), 200, placeholder=" ...") or type(error).__name__
         raise CheckpointError(
             f"{asked}: no such folder, and not to be had from the Hub ({type(error).__name__}: {reason}); check the"
             " spelling, the network or HF_HUB_OFFLINE, and for gated models the token"

@@ -100,8 +100,8 @@ def _metric(goal: Goal, ours: Measures, against: Measures | None) -> Value:
 
 
 def _mean(goals: Sequence[Goal], ours: Measures, against: Measures | None) -> Value | None:
-    """The weighted mean over tasks; metrics of which less is better count negative where others do not."""
-    if len(goals) < 2 or any(not ours[goal.task].get(goal.measure) for goal in goals):
+    """The weighted mean over tasks; None where the metrics are unlike, or a task has no values."""
+    if len(goals) < 2 or not _alike(goals) or any(not ours[goal.task].get(goal.measure) for goal in goals):
         return None
     objective = Objective(tuple(goals))
     theirs = None if against is None else objective.utilities(against)
@@ -111,6 +111,13 @@ def _mean(goals: Sequence[Goal], ours: Measures, against: Measures | None) -> Va
         return value
     gap = value.difference
     return Value(alike, value.standard_error, gap and Difference(-gap.mean, -gap.high, -gap.low))
+
+
+def _alike(goals: Sequence[Goal]) -> bool:
+    """Whether a mean over the metrics says anything: shares with shares, perplexities with those per the same unit."""
+    kinds = {(goal.aggregation, goal.higher_is_better) for goal in goals}
+    names = {goal.measure.partition(",")[0] for goal in goals}
+    return len(kinds) == 1 and (goals[0].aggregation == "mean" or len(names) == 1)
 
 
 def _value(ours: Values, theirs: Values | None, weights: Mapping[str, float]) -> Value:

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal, cast
 import typer
 
 from evolve.errors import ConfigError
+from tasks.spec import SMALLEST
 
 UNITS = ("token", "byte")
 OPENING, CLOSING, QUOTES = "([{", ")]}", "'\""
@@ -27,7 +28,9 @@ Tasks = Annotated[
 Include = Annotated[
     list[Path] | None, typer.Option("--include", "--include-path", help="a folder of lm-eval tasks; may be repeated")
 ]
-Limit = Annotated[int | None, typer.Option("--limit", "-L", help="the first N documents of each task; else all")]
+Limit = Annotated[
+    str | None, typer.Option("--limit", "-L", metavar="N", help="the first N documents of each task; else all")
+]
 NumFewshot = Annotated[int | None, typer.Option("--num-fewshot", "-f", help="examples in a prompt; else the task's")]
 Chat = Annotated[bool, typer.Option(help="put prompts through the tokenizer's chat template")]
 Multiturn = Annotated[bool, typer.Option(help="with a chat template: examples as turns of a conversation")]
@@ -73,8 +76,10 @@ class ScoreOptions:
 
 def score_options(models: Sequence[str], given: Mapping[str, Any]) -> ScoreOptions:
     """The options by their names on the command line. Raises ConfigError for values that no run could use."""
-    for name in ("limit", "batch_tokens", "max_length"):
-        at_least(name, given[name], 1)
+    limit = documents(given["limit"])
+    at_least("limit", limit, 1)
+    at_least("max_length", given["max_length"], 1)
+    at_least("batch_tokens", given["batch_tokens"], SMALLEST)
     at_least("num_fewshot", given["num_fewshot"], 0)
     tasks = tuple(name.strip() for text in given["task"] or () for name in text.split(",") if name.strip())
     if not tasks:
@@ -85,7 +90,7 @@ def score_options(models: Sequence[str], given: Mapping[str, Any]) -> ScoreOptio
         models=distinct(models),
         tasks=tasks,
         include=tuple(given["include"] or ()),
-        limit=given["limit"],
+        limit=limit,
         num_fewshot=given["num_fewshot"],
         apply_chat_template=given["apply_chat_template"],
         fewshot_as_multiturn=given["fewshot_as_multiturn"],
@@ -102,6 +107,18 @@ def score_options(models: Sequence[str], given: Mapping[str, Any]) -> ScoreOptio
         output=None if given["output"] is None else writable(given["output"]),
         samples=given["samples"],
     )
+
+
+def documents(text: str | None) -> int | None:
+    """The number in `--limit`. Raises ConfigError, also for the shares of a task that lm-eval takes."""
+    if text is None:
+        return None
+    try:
+        return int(text)
+    except ValueError:
+        raise ConfigError(
+            f"--limit ({text}): is no number of documents; give one, such as 100, not a share of the task"
+        ) from None
 
 
 def at_least(name: str, value: int | None, least: int) -> None:

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from evolve.comparison import LOGLIKELIHOOD, Comparison, Value
+from evolve.comparison import LOGLIKELIHOOD, Comparison, Value, first_goals
 from evolve.statistics import Difference
 from tasks.objective import Goal, Measures
+
+CLAUSE = re.compile(r" \(|; ")
+LARGE = 1e6  # from here on a number is printed with an exponent
 
 
 @dataclass(frozen=True)
@@ -78,11 +82,7 @@ def _means(result: Result, rows: Sequence[Row]) -> Iterator[str]:
     means = [(row.label, row.comparison.mean) for row in rows if row.comparison and row.comparison.mean]
     if not means:
         return
-    first: dict[str, Goal] = {}
-    for goal in result.goals:
-        first.setdefault(goal.task, goal)
-    mixed = len({goal.higher_is_better for goal in first.values()}) > 1
-    yield f"mean over {len(first)} tasks of the first metric" + ", negative where lower is better" * mixed
+    yield f"mean over {len(first_goals(result.goals))} tasks of the first metric"
     head = ["model", "mean", *[f"mean less {result.against}'s (95 %)"] * (len(rows) > 1)]
     yield from aligned([head, *([label, _cell(mean), *[_gap(mean)] * (len(rows) > 1)] for label, mean in means)])
     yield ""
@@ -98,7 +98,8 @@ def aligned(rows: Sequence[Sequence[str]]) -> Iterator[str]:
 def line(row: Row, goals: Sequence[Goal]) -> str:
     """One model in one line: the first metric of every task."""
     if row.comparison is None:
-        return f"{row.label}: {row.error}"
+        why = CLAUSE.split((row.error or "").removeprefix(f"{row.model}: "), maxsplit=1)[0]
+        return f"{row.label}: {why}"  # the whole of it comes at the end
     first: dict[str, str] = {}
     for goal in goals:
         if goal.measure in row.comparison.tasks.get(goal.task, {}):
@@ -196,9 +197,14 @@ def _plain(name: str) -> str:
 def _cell(value: Value | None) -> str:
     if value is None:
         return "-"
-    return f"{value.value:.4f}" + ("" if value.standard_error is None else f" ± {value.standard_error:.4f}")
+    return short(value.value) + ("" if value.standard_error is None else f" ± {short(value.standard_error)}")
+
+
+def short(value: float, sign: str = "") -> str:
+    """Four decimals, and what is too large for a column, such as a broken model's perplexity, as 1.174e+24."""
+    return f"{value:{sign}.4f}" if abs(value) < LARGE or not math.isfinite(value) else f"{value:{sign}.4g}"
 
 
 def _gap(value: Value | None) -> str:
     gap: Difference | None = None if value is None else value.difference
-    return "" if gap is None else f"{gap.mean:+.4f} ({gap.low:+.4f} to {gap.high:+.4f})"
+    return "" if gap is None else "{} ({} to {})".format(*(short(each, "+") for each in (gap.mean, gap.low, gap.high)))

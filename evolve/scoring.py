@@ -5,10 +5,11 @@ from __future__ import annotations
 import gc
 import hashlib
 import json
+import re
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +18,14 @@ import torch
 from engine.errors import EngineError
 from evolve.atomic import write_json
 from evolve.comparison import compare, in_order
+from evolve.environment import describe
 from evolve.errors import EvolveError, ModelError
 from evolve.merging import usable_device
 from evolve.score_options import ScoreOptions, score_options
 from evolve.score_table import Asked, Result, Row, as_json, line, tables
 from evolve.subject import Subject, labels, opened
 from tasks.aggregates import aggregates
+from tasks.documents import canonical
 from tasks.errors import TaskError
 from tasks.length import check_positions, too_long
 from tasks.load import TaskLibrary
@@ -34,6 +37,7 @@ from tasks.score import Scorer
 from tasks.spec import PromptSettings, TaskSpec
 
 FORESEEN = (EngineError, EvolveError, TaskError)  # whose messages say what to do
+SETTINGS = re.compile(r"(?<![\w./-])(?:score\.)?(max_length|batch_tokens|gen_kwargs)(?![\w/])")
 RECORDED = ("tasks", "limit", "num_fewshot", "apply_chat_template", "fewshot_as_multiturn", "system_instruction",
             "gen_kwargs", "batch_tokens", "max_length", "dtype", "device")  # fmt: skip
 
@@ -74,6 +78,7 @@ class Session:
     _prepared: tuple[str, Prepared] | None = None  # with the digest of the tokenizer that it was made for
     _vocabularies: dict[str, str] = field(default_factory=dict)
     _templates: dict[str, str] = field(default_factory=dict)
+    _told: list[str] = field(default_factory=list)  # of the tasks
 
     def add(self, reference: str, label: str) -> None:
         """Score one more model. Raises what is wrong with the tasks; what is wrong with the model goes in its row."""
@@ -89,7 +94,7 @@ class Session:
                     self._note(label, tokenizer)
                 row = self._scored(prepared, subject, label, tokenizer)
         except _TasksWrong as error:
-            raise error.problem from None
+            raise type(error.problem)(as_options(str(error.problem))) from None
         except Exception as error:  # a model's own code and what its weights make of numbers: anything can come out
             row = Row(reference, label, error=_message(reference, error))
         self.rows.append(row)
@@ -129,7 +134,15 @@ class Session:
             name: Asked(len(documents), prepared.tasks[name].num_fewshot)
             for name, documents in prepared.requests("all").items()
         }
+        self._tell(task_notes(prepared, options.num_fewshot))
         return prepared
+
+    def _tell(self, notes: Sequence[str]) -> None:
+        """Say each note once, at once."""
+        for note in notes:
+            if note not in self._told:
+                self._told.append(note)
+                print(f"note: {note}", file=sys.stderr, flush=True)
 
     def _scored(self, prepared: Prepared, subject: Subject, label: str, tokenizer: Any) -> Row:
         options, start = self.options, time.perf_counter()
@@ -184,7 +197,10 @@ class Session:
     def _record(self, complete: bool) -> dict[str, Any]:
         settings = {name: getattr(self.options, name) for name in RECORDED}
         settings |= {"device": self.device, "loglikelihood_unit": self.options.unit}
-        return as_json(self.result(), settings, complete=complete, samples=self.options.samples)
+        settings["include"] = [str(folder) for folder in self.options.include]
+        result = replace(self.result(), notes=[*self._told, *self._notes()])
+        record = as_json(result, settings, complete=complete, samples=self.options.samples)
+        return record | {"versions": describe()["versions"]}
 
 
 class _TasksWrong(Exception):
@@ -205,6 +221,31 @@ def goals_of(prepared: Prepared) -> tuple[Goal, ...]:
     )
 
 
+def task_notes(prepared: Prepared, num_fewshot: int | None) -> list[str]:
+    """What was asked of the tasks and is not done, and which of their documents count twice."""
+    notes = [
+        f"{name}: --num-fewshot {num_fewshot} is not applied, since the task's file says num_fewshot: "
+        f"{each.num_fewshot}, which lm-eval keeps; take it out of the file"
+        for name, each in prepared.tasks.items()
+        if num_fewshot is not None and each.num_fewshot != num_fewshot
+    ]
+    seen: dict[str, str] = {}
+    shared: dict[tuple[str, str], int] = {}
+    for name, documents in prepared.requests("all").items():
+        for digest in {canonical(document.document) for document in documents}:
+            if (other := seen.setdefault(digest, name)) != name:
+                shared[other, name] = shared.get((other, name), 0) + 1
+    return notes + [
+        f"{count} document{'s' * (count != 1)} of {name} {'are' if count > 1 else 'is'} also in {other}"
+        for (other, name), count in shared.items()
+    ]
+
+
+def as_options(text: str) -> str:
+    """The message with the settings of a search called as this command's options are."""
+    return SETTINGS.sub(lambda found: "--" + found[1].replace("_", "-"), text)
+
+
 def free_memory(device: str) -> None:
     """Give back what the last model held: it hangs in cycles with lm-eval's objects."""
     gc.collect()
@@ -216,7 +257,7 @@ def _message(reference: str, error: Exception) -> str:
     """The error in one line that names the model."""
     if is_out_of_memory(error):
         return f"{reference}: memory ran out ({' '.join(str(error).split())[:200]}); lower --batch-tokens, or --dtype"
-    text = " ".join(str(error).split())
+    text = as_options(" ".join(str(error).split()))
     if not isinstance(error, FORESEEN):
         return f"{reference}: cannot be scored ({type(error).__name__}: {text[:300]}); see whether lm_eval can load it"
     return text if reference in text else f"{reference}: {text}"

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import torch
 
-SMALLEST = 32  # tokens in a pass below which no more memory would be saved
+from tasks.spec import SMALLEST
 
 
 @dataclass

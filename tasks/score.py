@@ -16,12 +16,12 @@ from tasks.errors import TaskError, not_finite
 from tasks.forward import Forward
 from tasks.judge import Judge
 from tasks.language_model import LanguageModel
-from tasks.memory import SMALLEST, Allowance
+from tasks.memory import Allowance
 from tasks.prepared import Prepared
 from tasks.prompts import DocumentRequests
 from tasks.quiet import silence_libraries
 from tasks.sharing import bears_sharing
-from tasks.spec import SetName
+from tasks.spec import SMALLEST, SetName
 
 SCORER_VERSION = 2  # of what a score means: another one makes all recorded scores strangers
 PLANS = 4  # sets of documents whose plans are remembered: the next candidate is asked the same

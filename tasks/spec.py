@@ -10,6 +10,7 @@ from typing import Any, Literal
 from tasks.errors import TaskError, raise_all
 
 BATCH_TOKENS = 4096  # tokens in one forward pass unless asked otherwise: more is no faster on a CPU
+SMALLEST = 32  # tokens in a forward pass below which no more memory would be saved
 
 SetName = Literal["search", "selection", "report", "all"]  # all: every document, where nothing is split
 SETS: tuple[SetName, ...] = ("search", "selection", "report")

@@ -7,6 +7,7 @@ import os
 import shutil
 import signal
 from collections.abc import Callable, Iterator
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from engine.recipe import Recipe
 from engine.write import merge_to_folder
 from evolve.errors import ConfigError
 from evolve.score_options import gen_kwargs
+from evolve.score_table import short
 from evolve.subject import labels
 from tasks.score import Scorer
 from tests.tasks.conftest import CHAT, choice_documents, text_documents, write_task
@@ -252,7 +254,7 @@ def test_less_is_better_keeps_its_sign(score: Score, folder: Path) -> None:
         assert second["difference"]["mean"] == pytest.approx(second["value"] - first["value"], rel=1e-6)
         assert first["value"] > 0
         assert first["stderr"] > 0
-    assert data["models"][0]["mean"]["value"] > 0
+    assert data["models"][0]["mean"] is None  # a word's perplexity and a document's are unlike
 
 
 RECIPES: dict[str, dict[str, Any]] = {
@@ -351,6 +353,7 @@ def test_one_bad_model_costs_no_other(score: Score, tmp_path: Path) -> None:
     assert "Traceback" not in err
     errors = [line for line in err.splitlines() if line.startswith("error: ")]
     assert len(errors) == 3
+    assert "such-model-anywhere: no such folder, and not to be had from the Hub" in err.splitlines()
     expected = (("nan", "NaN"), ("silent", "tokenizer"), ("no/such-model-anywhere", "Hub"))
     for line, parts in zip(errors, expected, strict=True):
         assert all(part in line for part in parts), line
@@ -431,7 +434,8 @@ BAD: dict[str, tuple[list[object], str]] = {
     "no folder": ([BASE, "--task", "demo_pick", "--include", DEMO / "nowhere"], "is not a folder"),
     "limit": ([BASE, "--task", "demo_pick", "--limit", "-3"], "--limit (-3): give 1 or more"),
     "shots": ([BASE, "--task", "demo_pick", "--num-fewshot", "-1"], "--num-fewshot (-1): give 0 or more"),
-    "batch": ([BASE, "--task", "demo_pick", "--batch-tokens", "0"], "--batch-tokens (0): give 1 or more"),
+    "share": ([BASE, "--task", "demo_pick", "--limit", "0.1"], "--limit (0.1): is no number of documents; give one"),
+    "batch": ([BASE, "--task", "demo_pick", "--batch-tokens", "0"], "--batch-tokens (0): give 32 or more"),
     "metric": (
         [BASE, "--task", "demo_pick", "--include", DEMO, "--metric", "exact_match", "--limit", 2],
         "--metric (exact_match): no task has it (demo_pick: acc,none)",
@@ -447,7 +451,7 @@ BAD: dict[str, tuple[list[object], str]] = {
     "unknown task of a model on the Hub": (["no/such-model-anywhere", "--task", "arc_eazy"], "did you mean 'arc_easy'"),
     "no room": (
         [BASE, "--task", "demo_reverse", "--include", DEMO, "--limit", 2, "--max-length", 4],
-        "generates up to 10 tokens, but the context has room for 4",
+        "generates up to 10 tokens, but the context has room for 4; raise --max-length",
     ),
     "no template": (
         [BASE, "--task", "demo_pick", "--include", DEMO, "--apply-chat-template"],
@@ -493,6 +497,36 @@ def test_a_metric_can_be_put_first(score: Score, folder: Path) -> None:
     assert [each.splitlines()[1].split()[1] for each in (plain, asked)] == ["acc", "acc_norm"]
     assert "acc_norm less base's" in asked
     assert "acc_norm less base's" not in plain
+
+
+def test_what_is_not_done_is_told_once(score: Score, folder: Path, tmp_path: Path) -> None:
+    same = {key: value for key, value in TASKS["write"].items() if key != "filter_list"}
+    write_task(tmp_path, "again", text_documents(40), **same)
+    write_task(tmp_path, "fixed", text_documents(5, seed=3), num_fewshot=0, **same)
+    words = ("--task", "write,again,fixed", "--include", folder, "--include", tmp_path, "-f", 1, "-L", 3, "--json")
+    code, out, err = score(BASE, SORT, *words)
+    assert code == 0, err
+    data = json.loads(out)
+    assert [note.partition(";")[0] for note in data["notes"]] == [
+        "fixed: --num-fewshot 1 is not applied, since the task's file says num_fewshot: 0, which lm-eval keeps",
+        "3 documents of again are also in write",
+    ]
+    assert [line for line in err.splitlines() if line.startswith("note: ")] == [f"note: {n}" for n in data["notes"]]
+    assert data["settings"]["include"] == [str(folder), str(tmp_path)]
+    assert data["versions"]["torch"] == metadata.version("torch")
+
+
+@pytest.mark.parametrize(
+    ("value", "sign", "printed"),
+    [
+        (1174072223597662436327424.0, "", "1.174e+24"),
+        (-2e6, "+", "-2e+06"),
+        (0.25, "+", "+0.2500"),
+        (float("inf"), "", "inf"),
+    ],
+)
+def test_numbers_fit_into_columns(value: float, sign: str, printed: str) -> None:
+    assert short(value, sign) == printed
 
 
 def test_tokenizers_that_differ_are_told(score: Score, folder: Path, tmp_path: Path) -> None:
