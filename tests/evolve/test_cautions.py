@@ -54,7 +54,7 @@ def test_a_search_beyond_learned_positions(learned: Path, tmp_path: Path) -> Non
     assert list(length_cautions(setting(learned, tmp_path, 48))) == []
     (cut,) = length_cautions(setting(learned, tmp_path, 14))
     assert cut.startswith("task demo_reverse: 12 of 12 documents do not fit into 14 tokens")
-    with pytest.raises(TaskError, match="--max-length: 49, but the model has positions for 48 tokens; give 48 or less"):
+    with pytest.raises(TaskError, match="max_length: 49, but the model has positions for 48 tokens; give 48 or less"):
         list(length_cautions(setting(learned, tmp_path, 49)))
     rotary = DEMO / "models" / "base"
     assert list(length_cautions(setting(rotary, tmp_path, 10**5))) == []
