@@ -14,10 +14,11 @@ from evolve.start import local_device
 from evolve.trial import Failure, Job
 
 
-def check(path: Path, timed: bool) -> None:
-    """Print what a run would find. Raises what a user can put right; merges nothing."""
+def check(path: Path, timed: bool, threads: int | None = None) -> None:
+    """Print what a run would find, with `threads` a worker on this machine (None: to be chosen). Raises what a user
+    can put right; merges nothing."""
     config = load_config(path)
-    findings = preflight(config, print)
+    findings = preflight(config, print, threads)
     setting = findings.setting
     check_weights(setting)
     print(f"checkpoint: {findings.plan.write_bytes / 2**20:.1f} MiB will be written to {config.folder / 'checkpoint'}")
@@ -29,11 +30,10 @@ def check(path: Path, timed: bool) -> None:
         print(f"cluster: {config.run.address} answers")
     if findings.workers is not None:
         workers = findings.workers
-        each = f"{workers.gpus:g} GPU" if workers.gpus else f"{workers.threads} threads"
-        print(f"workers: {workers.count} with {each} each, up to {workers.memory / 2**30:.1f} GiB")
+        print(f"workers: {workers.text}, up to {workers.memory / 2**30:.1f} GiB each")
     if timed:
-        threads = findings.workers.threads if findings.workers else 1
-        print(f"time: {time_of_candidate(findings, threads)}")
+        computing = findings.workers.threads if findings.workers else 1
+        print(f"time: {time_of_candidate(findings, computing)}")
     print("all is well")
 
 

@@ -40,7 +40,9 @@ RunFolder = Annotated[Path, typer.Argument(help="a run's folder, such as results
 @app.command()
 def run(search: SearchFile) -> None:
     """Search, or go on where an earlier start stopped; ends with best.yaml, checkpoint/ and report.md."""
-    execute("evolve.run", "run", search)
+    from evolve.environment import asked_threads
+
+    execute("evolve.run", "run", search, asked_threads())
 
 
 @app.command()
@@ -49,7 +51,9 @@ def check(
     time: Annotated[bool, typer.Option(help="score the base once to tell the time of a candidate")] = True,
 ) -> None:
     """Find everything that can be known before the first trial; merges nothing."""
-    execute("evolve.check", "check", search, time)
+    from evolve.environment import asked_threads
+
+    execute("evolve.check", "check", search, time, asked_threads())
 
 
 @app.command(epilog=merge_options.EPILOG)

@@ -81,8 +81,7 @@ class RayExecutor:
 
     def describe(self) -> str:
         workers = self._workers
-        each = f"{workers.gpus:g} GPU" if workers.gpus else f"{workers.threads} threads"
-        return f"{workers.count} workers with {each} each, on Ray ({self._config.run.address})"
+        return f"{workers.text}, on Ray ({self._config.run.address})"
 
     def run(self, jobs: Sequence[Job]) -> Iterator[tuple[Job, Evaluation]]:
         waiting = [(job, 1) for job in reversed(jobs)]
@@ -188,6 +187,8 @@ def connect(address: str, workers: Workers | None, stack: contextlib.ExitStack) 
     """Join the cluster at `address`, or start one on this machine; closing `stack` leaves or ends it."""
     warnings.filterwarnings("ignore", category=FutureWarning, module="ray")
     quiet = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": True}
+    # Ray's own default lets workers give way to everything else on a machine: beside other work they would starve.
+    os.environ.setdefault("RAY_worker_niceness", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     if address != "local":
         stack.callback(ray.shutdown)

@@ -29,8 +29,11 @@ class Findings:
     workers: Workers | None  # None: a cluster decides
 
 
-def preflight(config: SearchConfig, say: Callable[[str], None] = lambda _: None) -> Findings:
-    """Opens everything and plans a merge. Raises the error of the first thing that is wrong."""
+def preflight(
+    config: SearchConfig, say: Callable[[str], None] = lambda _: None, threads: int | None = None
+) -> Findings:
+    """Opens everything and plans a merge; `threads` of a worker on this machine (None: to be chosen). Raises the error
+    of the first thing that is wrong."""
     setting = Setting(config)
     setting.population  # noqa: B018  (an unknown optimizer is found before models are opened)
     say(f"models: {len(setting.checkpoints)}, {setting.family.layers} layers, {setting.base_dtype}")
@@ -42,7 +45,7 @@ def preflight(config: SearchConfig, say: Callable[[str], None] = lambda _: None)
         plan(space.decode(point), setting.checkpoints)
     check_disk(config, planned)
     check_base(setting.base, config.run.trust_remote_code)
-    workers = local_workers(setting) if config.run.address == "local" else None
+    workers = local_workers(setting, threads) if config.run.address == "local" else None
     setting.objective  # noqa: B018  (a task without right answers is refused where they are needed)
     setting.prepared.digest  # noqa: B018  (a document of any set that cannot be asked is found now)
     documents = setting.prepared.documents

@@ -37,12 +37,13 @@ from evolve.verdict import Verdict, choose_finalists, judge, select
 from search_spaces.assemble import labels
 
 
-def run(path: Path) -> None:
-    """Search, or go on where an earlier start of the same run stopped. Raises what a user can put right."""
+def run(path: Path, threads: int | None = None) -> None:
+    """Search, or go on where an earlier start of the same run stopped, with `threads` a worker on this machine (None:
+    to be chosen). Raises what a user can put right."""
     config = load_config(path)
     with ProgressLog() as log:
         log.say(f"{config.name}: checking models, tasks and space")
-        findings = preflight(config, log.say)
+        findings = preflight(config, log.say, threads)
         config = resolved(config, findings.setting.population)
         with sole_driver(config) as (ledger, lease):
             drive(config, findings, ledger, lease, log)

@@ -8,7 +8,7 @@ from evolve.config import SearchConfig
 from evolve.executor import Executor, InProcess
 from evolve.preflight import Findings
 from evolve.trial import Evaluation, Job
-from evolve.workers import worker_bytes
+from evolve.workers import counted, worker_bytes
 
 
 def local_device() -> str:
@@ -40,7 +40,7 @@ class LazyExecutor:
         if workers is not None and workers.count == 1:
             from evolve.evaluator import Evaluator
 
-            self._say(f"one worker, in this process, {workers.threads} threads")
+            self._say(f"one worker, in this process, {counted(workers.threads, 'thread')}")
             return InProcess(Evaluator(self._config, device=local_device(), threads=workers.threads))
         from evolve.cluster import RayExecutor
 

@@ -26,6 +26,12 @@ class Workers:
     gpus: float
     memory: int
 
+    @property
+    def text(self) -> str:
+        """How many, and what each of them has."""
+        share = f"{self.gpus:g} GPU" if self.gpus else counted(self.threads, "thread")
+        return f"{counted(self.count, 'worker')} with {share}{' each' if self.count > 1 else ''}"
+
 
 @dataclass(frozen=True)
 class Node:
@@ -36,17 +42,22 @@ class Node:
     memory: int
 
 
-def local_workers(setting: Setting) -> Workers:
-    """For this machine. `run.workers: auto` never takes more than fit."""
+def counted(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"
+
+
+def local_workers(setting: Setting, threads: int | None = None) -> Workers:
+    """For this machine, with `threads` each (None: the cores are shared out). `run.workers: auto` never takes more
+    than fit."""
     memory = worker_bytes(setting)
     wanted = setting.config.run.workers
     gpus, cores = usable_gpus(), usable_cores()
     if gpus:
         count = gpus if wanted == "auto" else int(wanted)
-        return Workers(count, max(1, cores // count), gpu_share(sharing(count, gpus)), memory)
+        return Workers(count, threads or max(1, cores // count), gpu_share(sharing(count, gpus)), memory)
     fitting = max(1, int((usable_memory() - DRIVER_BYTES) // memory))
-    count = min(cores, fitting) if wanted == "auto" else int(wanted)
-    return Workers(count, max(1, cores // count), 0, memory)
+    count = min(max(1, cores // (threads or 1)), fitting) if wanted == "auto" else int(wanted)
+    return Workers(count, threads or max(1, cores // count), 0, memory)
 
 
 def spread_workers(nodes: Sequence[Node], wanted: int | None, memory: int) -> Workers:

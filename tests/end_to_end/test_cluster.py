@@ -113,7 +113,7 @@ def test_a_cluster_that_loses_a_node_gives_the_same_trials(
     finally:
         run.kill()
         run.wait()
-    assert f"2 workers with 1 threads each, on Ray ({address})" in out.read_text()
+    assert f"2 workers with 1 thread each, on Ray ({address})" in out.read_text()
     assert err.read_text() == ""
     results = tmp_path / "results"
     assert trials_of(results / "cluster") == trials_of(results / "small")

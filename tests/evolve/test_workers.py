@@ -52,6 +52,17 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Any:
     return of
 
 
+def test_threads_that_are_asked_for_are_followed(machine: Any) -> None:
+    machine(8, 2**40)
+    for asked, counts in ((1, (8, 2)), (3, (2, 2)), (16, (1, 2))):
+        auto, two = local_workers(setting(), asked), local_workers(setting(workers=2), asked)
+        assert (auto.threads, two.threads) == (asked, asked)
+        assert (auto.count, two.count) == counts
+    assert local_workers(setting(), 3).text == "2 workers with 3 threads each"
+    assert local_workers(setting(), 16).text == "1 worker with 16 threads"
+    assert Workers(2, 1, 0, 0).text == "2 workers with 1 thread each"
+
+
 def test_a_worker_needs_its_process_and_more_for_larger_batches() -> None:
     small, large = worker_bytes(setting()), worker_bytes(setting(batch_tokens=16384))
     assert PROCESS_BYTES < small < large < 2 * PROCESS_BYTES
