@@ -139,12 +139,13 @@ def report(
     objective: Annotated[
         str | None, typer.Option(help="likewise: metric, loglikelihood, or metric=1,loglikelihood=0.2")
     ] = None,
+    whole: Annotated[bool, typer.Option("--all", help="with these, all candidates, not the best 20 only")] = False,
 ) -> None:
     """Write a finished run's report.md again, or rank its candidates by other weights without scoring any."""
     if weights is None and objective is None:
         execute("evolve.reporting", "report", folder)
     else:
-        execute("evolve.reranking", "rerank", folder, weights, objective)
+        execute("evolve.reranking", "rerank", folder, weights, objective, whole)
 
 
 @app.command()

@@ -19,12 +19,15 @@ from evolve.figures import Figures
 from evolve.guard import load_run, storage_url
 from evolve.items import Items
 from evolve.ledger import Ledger
+from evolve.maximised import objective_text
 from evolve.remembering import Keys, missing_of, score_of
 from evolve.setting import Setting
 from evolve.statistics import standard_error
 from evolve.trial import Job, Trial
 from tasks.objective import Measures, Objective, Utilities, mean_over_tasks
 
+WINNER, BEST = "the winner", "the run's best"
+SHOWN = 20  # candidates in the table, without --all
 NORMAL = 1.959964  # standard errors to each side of a 95 % interval
 
 
@@ -49,8 +52,11 @@ class Ranked:
     gap: Estimate | None
 
 
-def rerank(folder: Path, weights: str | None, objective: str | None) -> None:
-    """Print the table. Raises what a user can put right; needs the run's models and tasks where they were."""
+def rerank(folder: Path, weights: str | None, objective: str | None, whole: bool = False) -> None:
+    """Print the table: the best candidates, or the `whole` of them.
+
+    Raises what a user can put right; needs the run's models and tasks where they were.
+    """
     config = load_run(folder)
     ledger = Ledger(storage_url(config), config.name, must_exist=True)
     setting = Setting(with_objective(config, objective))
@@ -61,11 +67,19 @@ def rerank(folder: Path, weights: str | None, objective: str | None) -> None:
     if not found:
         raise RunError(
             f"{folder}: no candidate's answers are recorded for its models and tasks as they are now; "
-            f"`evolve run {folder / 'search.yaml'}` scores again what is missing"
+            "the search's answers are gone from its items/ folder, or models and tasks have changed; put back what was "
+            "there, or search under another name, since candidates in the ledger are not scored again"
         )
     digest = verdict["finalists"][0]["digest"] if verdict else None
-    for line in table(ranked(found, asked, digest), asked, missing=len({t.digest for t in trials}) - len(found)):
+    rows = ranked(found, asked, digest)
+    shown = rows if whole else best_of(rows)
+    missing = len({trial.digest for trial in trials}) - len(found)
+    if verdict is None:
+        print(f"unfinished: {len(trials)} of {config.search.trials} candidates are scored, and none has won yet")
+    for line in table(shown, asked, missing):
         print(line)
+    if len(shown) < len(rows):
+        print(f"{len(rows) - len(shown)} more candidates are scored: --all shows them")
 
 
 def recorded(trials: Iterable[Trial], setting: Setting, items: Items) -> dict[str, tuple[Trial, Measures]]:
@@ -85,9 +99,9 @@ def recorded(trials: Iterable[Trial], setting: Setting, items: Items) -> dict[st
 def ranked(found: Mapping[str, tuple[Trial, Measures]], objective: Objective, winner: str | None) -> list[Ranked]:
     """The best first, those without a finite mean last. Gaps are to the run's best where no winner is known."""
     utilities = {digest: objective.utilities(measures) for digest, (_, measures) in found.items()}
-    title = "the winner"
+    title = WINNER
     if winner is None or winner not in found:
-        title = "the run's best"
+        title = BEST
         values = {digest: trial.value for digest, (trial, _) in found.items()}
         winner = max(values, key=lambda digest: -math.inf if (value := values[digest]) is None else value)
     rows = []
@@ -104,6 +118,11 @@ def ranked(found: Mapping[str, tuple[Trial, Measures]], objective: Objective, wi
     return sorted(rows, key=lambda row: math.inf if row.mean is None else -row.mean.value)
 
 
+def best_of(rows: list[Ranked]) -> list[Ranked]:
+    """The first `SHOWN`, and the one that the gaps are to wherever it stands."""
+    return [row for place, row in enumerate(rows) if place < SHOWN or "," in row.name]
+
+
 def estimate(values: Utilities, weights: Mapping[str, float]) -> Estimate | None:
     """None where there is no finite one."""
     value = mean_over_tasks(values, weights)
@@ -115,11 +134,24 @@ def paired(ours: Utilities, theirs: Utilities) -> Utilities:
     return {task: {each: value - theirs[task][each] for each, value in values.items()} for task, values in ours.items()}
 
 
+def heading(objective: Objective) -> str:
+    """What the columns hold: tasks, metrics, and what was ranked by."""
+    weights = {goal.weight for goal in objective.goals}
+    tasks = ", ".join(
+        f"{goal.task} ({goal.measure.removesuffix(',none')}{f', weight {goal.weight:g}' if len(weights) > 1 else ''})"
+        for goal in objective.goals
+    )
+    return f"ranked by {objective_text(objective)}, the mean over {tasks}"
+
+
 def table(rows: list[Ranked], objective: Objective, missing: int) -> Iterable[str]:
+    yield heading(objective)
     figures = Figures(objective)
     gap: Callable[[float], str] = figures.gap if objective.is_metric else "{:+.4f}".format
-    lines = [["candidate", "metric", *([] if objective.is_metric else ["objective"]), "± one se"]]
-    lines[0].append("to the run's winner, 95 % interval")
+    error = "± one se of the " + ("metric" if objective.is_metric else "objective")
+    lines = [["candidate", "metric", *([] if objective.is_metric else ["objective"]), error]]
+    won = any(row.name.endswith(WINNER) for row in rows)
+    lines[0].append(f"gap to {WINNER if won else BEST}, 95 % interval")
     for row in rows:
         values = ["-"] if row.mean is None else [figures.metric(row.mean.standard_error)]
         if not objective.is_metric:

@@ -68,7 +68,7 @@ def test_a_run_leaves_everything_and_the_report_is_true(finished: Path, tmp_path
     assert again.returncode == 0, again.stderr
     assert "worker" not in again.stdout  # nothing was left to do
 
-    anew = evolve("report", finished, "--weights", "demo_pick=3", "--objective", "metric=1,loglikelihood=0.1")
+    anew = evolve("report", finished, "--weights", "demo_pick=3", "--objective", "metric=1,loglikelihood=0.1", "--all")
     assert anew.returncode == 0, anew.stderr
     assert len([line for line in anew.stdout.splitlines() if line.startswith("trial ")]) == len(
         {trial["digest"] for trial in trials_of(finished)}

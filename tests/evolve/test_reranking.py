@@ -11,7 +11,7 @@ import pytest
 from evolve.config import SearchConfig
 from evolve.config_forms import Shares
 from evolve.errors import ConfigError
-from evolve.reranking import Estimate, ranked, table, with_objective, with_weights
+from evolve.reranking import Estimate, best_of, ranked, table, with_objective, with_weights
 from evolve.trial import Trial
 from tasks.objective import Goal, Measures, Objective
 
@@ -72,12 +72,29 @@ def test_without_a_winner_gaps_are_to_the_best_of_the_run() -> None:
 
 def test_the_table() -> None:
     lines = list(table(ranked(candidates(), OBJECTIVE, "d0"), OBJECTIVE, missing=2))
-    assert re.split(" {2,}", lines[0]) == ["candidate", "metric", "± one se", "to the run's winner, 95 % interval"]
-    assert re.split(" {2,}", lines[1])[:2] == ["trial 1", "55.0"]
-    assert lines[4] == "2 more candidates have no recorded answers to all search documents"
+    assert lines[0] == "ranked by the metric, the mean over sums (acc), colours (acc)"
+    head = ["candidate", "metric", "± one se of the metric", "gap to the winner, 95 % interval"]
+    assert re.split(" {2,}", lines[1]) == head
+    assert re.split(" {2,}", lines[2])[:2] == ["trial 1", "55.0"]
+    assert lines[5] == "2 more candidates have no recorded answers to all search documents"
     likelier = Objective(OBJECTIVE.goals, metric=0.0, loglikelihood=1.0)
     lines = list(table(ranked(candidates(), likelier, "d0"), likelier, missing=0))
-    assert re.split(" {2,}", lines[1]) == ["trial 2", "45.0", "-0.1000", "0.0000", "+0.9000 (+0.9000 to +0.9000)"]
+    assert lines[0].startswith("ranked by the right answers' log-likelihood in nats a token, the mean over sums (acc)")
+    assert re.split(" {2,}", lines[1])[3] == "± one se of the objective"
+    assert re.split(" {2,}", lines[2]) == ["trial 2", "45.0", "-0.1000", "0.0000", "+0.9000 (+0.9000 to +0.9000)"]
+
+
+def test_the_table_says_what_the_weights_are_and_that_nobody_has_won() -> None:
+    heavy = with_weights(OBJECTIVE, "colours=9")
+    lines = list(table(ranked(candidates(), heavy, None), heavy, missing=0))
+    assert lines[0].endswith("sums (acc, weight 1), colours (acc, weight 9)")
+    assert lines[1].endswith("gap to the run's best, 95 % interval")
+
+
+def test_the_best_twenty_and_whom_they_are_compared_with() -> None:
+    found = {f"d{n}": (Trial(n, 0, (0.5,), f"d{n}", 0.0), measured(n / 40, 0.5)) for n in range(25)}
+    rows = best_of(ranked(found, OBJECTIVE, "d2"))
+    assert [row.name for row in rows] == [f"trial {n}" for n in range(24, 4, -1)] + ["trial 2, the winner"]
 
 
 def test_a_best_value_of_nought_is_the_best() -> None:
@@ -98,7 +115,7 @@ def test_what_is_not_finite_comes_last_and_has_no_gap() -> None:
     assert (last.name, last.mean, last.gap) == ("trial 1", None, None)
     assert all(row.gap is not None for row in others)
     lines = list(table([*others, last], likelier, missing=0))
-    assert re.split(" {2,}", lines[3]) == ["trial 1", "55.0", "not finite", "-", "-"]
+    assert re.split(" {2,}", lines[4]) == ["trial 1", "55.0", "not finite", "-", "-"]
     assert [row.gap for row in ranked(found, likelier, "d1")] == [None] * 3
 
 
