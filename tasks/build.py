@@ -17,6 +17,7 @@ from lm_eval.tasks._index import Entry
 
 from tasks.data_files import locate
 from tasks.errors import TaskError
+from tasks.faults import check_config, fault
 from tasks.functions import check_functions
 
 
@@ -46,12 +47,11 @@ class Factory(TaskFactory):  # type: ignore[misc]
                     config = locate(config, entry.yaml_path.parent)
                 return _constructed({key: value for key, value in config.items() if key not in STRUCTURE})
         except TaskError as error:
-            raise TaskError(f"task {name!r}: {error}") from None
-        except Exception as error:  # a task file runs code of its own: anything can come out of it
+            raise type(error)(f"task {name!r}: {error}") from None
+        except Exception as error:  # reading a file imports its functions: anything can come out of it
             cause = str(error).strip().partition("\n")[0] or "no message"
             raise TaskError(
-                f"task {name!r}: cannot be loaded{source} "
-                f"({type(error).__name__}: {cause}); see that its data is there, or downloaded beforehand"
+                f"task {name!r}: cannot be loaded{source} ({type(error).__name__}: {cause}); see its file"
             ) from error
 
     def _build_group(
@@ -90,11 +90,13 @@ def _constructed(config: dict[str, Any]) -> ConfigurableTask:
         raise TaskError("asks about images or sound; only text tasks can be scored")
     if config.get("unsafe_code"):
         raise TaskError("runs code that the model wrote; such tasks are not scored here")
+    check_config(config)
     task = ConfigurableTask.__new__(ConfigurableTask)
     try:
-        task.__init__(config=config)
-    except IndexError as error:
-        raise TaskError(_first_fault(task) or f"cannot be loaded (IndexError: {error}); see its file") from error
+        task.__init__(config=dict(config))
+    except Exception as error:  # a task file runs code of its own: anything can come out of it
+        told = _first_fault(task) if isinstance(error, IndexError) else None
+        raise TaskError(told or fault(task, config, error)) from error
     return task
 
 

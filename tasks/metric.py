@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from lm_eval.api import metrics
+from lm_eval.api import metrics, registry
 from lm_eval.api.task import ConfigurableTask
 
 from tasks.errors import UnknownMetric, did_you_mean
@@ -36,6 +37,39 @@ class Metric:
 
     def __str__(self) -> str:
         return f"{self.name},{self.filter}"
+
+
+def check_metric_list(config: Mapping[str, Any]) -> None:
+    """Raise UnknownMetric for a metric or an aggregation of the task's file that lm-eval does not have, nor the
+    `evaluate` library, which it asks next."""
+    listed = config.get("metric_list") or []
+    for entry in listed if isinstance(listed, list) else []:
+        name = entry.get("metric") if isinstance(entry, Mapping) else None
+        if not isinstance(name, str):  # a function, or what lm-eval refuses by itself
+            continue
+        if config.get("process_results") is None and name not in registry.metric_registry and not _evaluated(entry):
+            known = sorted(registry.metric_registry)
+            hint = did_you_mean(name, known)
+            raise UnknownMetric(f"metric_list: there is no metric {name!r}{hint}; lm-eval has {', '.join(known)}")
+        how = entry.get("aggregation")
+        known = sorted(registry.aggregation_registry)
+        if isinstance(how, str) and how not in known:
+            hint = did_you_mean(how, known)
+            raise UnknownMetric(
+                f"metric_list: {name}: there is no aggregation {how!r}{hint}; lm-eval has {', '.join(known)}"
+            )
+        if "aggregation" not in entry and registry.get_metric_aggregation(name) is None:
+            raise UnknownMetric(f"metric_list: {name}: has no aggregation; give it one, such as `aggregation: mean`")
+
+
+def _evaluated(entry: Mapping[str, Any]) -> bool:
+    """Whether the `evaluate` library has the metric; lm-eval's own line about one that it does not have is held."""
+    logger = logging.getLogger(registry.__name__)
+    logger.disabled = True
+    try:
+        return registry.get_metric(entry["metric"], entry.get("hf_evaluate") is True) is not None
+    finally:
+        logger.disabled = False
 
 
 def filter_names(task: ConfigurableTask) -> tuple[str, ...]:

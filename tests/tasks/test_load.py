@@ -102,6 +102,61 @@ def test_missing_data_and_missing_folder(folder: Path) -> None:
         TaskLibrary([folder / "nowhere"])
 
 
+FUNCTIONS = "def texts(document):\n    return document['nothing']\n"
+FAULTS: dict[str, tuple[dict[str, Any], str]] = {
+    "key": ({"doc_to_txt": "x"}, r"its file has an unknown key 'doc_to_txt'; did you mean 'doc_to_text'"),
+    "kind": ({"output_type": "multiple"}, r"output_type: there is no 'multiple'.*give one of loglikelihood, multiple_"),
+    "no split": ({"test_split": None}, "no split is named; give its file a test_split"),
+    "other split": ({"test_split": "dev"}, "test_split: its data has no split 'dev'; give one of test$"),
+    "no target": ({"doc_to_target": None}, "has no doc_to_target; give its file one"),
+    "field": (
+        {"doc_to_text": "{{questoin}}"},
+        "doc_to_text: 'questoin' is undefined; a document's fields are question, ",
+    ),
+    "template": ({"doc_to_target": "{{answer"}, "doc_to_target: is no template .*mend '{{answer'"),
+    "function": (
+        {"doc_to_text": "FUNCTION"},
+        "doc_to_text: !function texts in code.py, line 2, raises KeyError",
+    ),
+    "metric": (
+        {"metric_list": [{"metric": "exact_macth"}]},
+        "there is no metric 'exact_macth'; did you mean 'exact_match",
+    ),
+    "aggregation": (
+        {"metric_list": [{"metric": "exact_match", "aggregation": "maen"}]},
+        "exact_match: there is no aggregation 'maen'; did you mean 'mean'",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_faults_of_task_files(folder: Path, capfd: pytest.CaptureFixture[str], name: str) -> None:
+    changed, said = FAULTS[name]
+    (folder / "code.py").write_text(FUNCTIONS)
+    settings = yaml.safe_load((folder / "write.yaml").read_text()) | changed
+    text = yaml.safe_dump(settings).replace("FUNCTION", "!function code.texts")
+    (folder / "write.yaml").write_text(text)
+    with pytest.raises(TaskError, match=f"^task 'write': .*{said}") as raised:
+        TaskLibrary([folder]).load("write")
+    assert "data is there" not in str(raised.value)
+    assert "\n" not in str(raised.value)
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("", "write.jsonl: the data file is empty; put the documents there"),
+        ('{"a": 1}\n{"a": \n', "write.jsonl: line 2 is no JSON .*; write one object a line"),
+        ("17\n", "write.jsonl: line 1 is no JSON object but '17'; write one object a line"),
+    ],
+)
+def test_data_files_that_cannot_be_read(folder: Path, content: str, said: str) -> None:
+    (folder / "write.jsonl").write_text(content)
+    with pytest.raises(TaskError, match=said):
+        TaskLibrary([folder]).load("write")
+
+
 @pytest.mark.parametrize(
     ("asked", "said"),
     [
