@@ -12,14 +12,30 @@ from evolve.environment import usable_memory
 from evolve.setting import Setting, place_of
 from evolve.workers import Workers
 from tasks.length import check_positions, context_length, too_long
+from tasks.objective import Objective
 from tasks.spec import SETS
+
+UNBOUNDED = ("perplexity", "weighted_perplexity")  # aggregations
 
 
 def cautions(setting: Setting, workers: Workers | None) -> Iterator[str]:
     """One line for each, without a model in memory. `workers` is None where a cluster decides."""
     yield from memory_cautions(workers)
+    yield from objective_cautions(setting.objective)
     yield from tokenizer_cautions(setting.checkpoints)
     yield from length_cautions(setting)
+
+
+def objective_cautions(objective: Objective) -> Iterator[str]:
+    """Perplexities in one sum with measures between 0 and 1, which they drown."""
+    perplexities = [goal.task for goal in objective.goals if goal.aggregation in UNBOUNDED]
+    others = [goal.task for goal in objective.goals if goal.aggregation not in UNBOUNDED]
+    if objective.metric and perplexities and (others or objective.loglikelihood):
+        beside = ", ".join(others) or "the log-likelihood"
+        yield (
+            f"score.objective: the sum is dominated by {', '.join(perplexities)}, whose perplexity can be any size; "
+            f"{beside} will hardly count beside it; take `objective: loglikelihood`, or bits_per_byte as its metric"
+        )
 
 
 def length_cautions(setting: Setting) -> Iterator[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from evolve.atomic import sweep, write_text
+from evolve.atomic import sweep
 from evolve.config import BUDGET_KEYS, MEMORY_KEYS, SearchConfig, load_config
 from evolve.errors import RunError
 from evolve.lease import Holder, Lease
@@ -27,8 +28,7 @@ def sole_driver(config: SearchConfig) -> Iterator[tuple[Ledger, Lease]]:
     with ExitStack() as stack:
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            write_text(folder / ".writable", "")
-            (folder / ".writable").unlink()
+            tempfile.TemporaryFile(dir=folder).close()  # the lock of an earlier start may stand in a read-only folder
             stack.enter_context(FileLock(folder / ".lock", timeout=0))
         except Timeout:
             raise RunError(

@@ -60,7 +60,9 @@ def drive(config: SearchConfig, findings: Findings, ledger: Ledger, lease: Lease
     before = ledger.trials()
     budget = Budget.of(config.search, before, ledger.events("start"))
     ledger.add_event("start", trials=len(before))
-    executor = Remembering(LazyExecutor(config, findings, log.say), Items(config.folder / "items"), Keys(setting))
+    ended = ledger.attribute("verdict") is not None
+    workers = LazyExecutor(config, findings, log.say)
+    executor = Remembering(workers, Items(config.folder / "items"), Keys(setting))
     try:
         log.stage("search", config.search.trials)
         log.show_trials(Figures(setting.objective).trial)
@@ -78,6 +80,8 @@ def drive(config: SearchConfig, findings: Findings, ledger: Ledger, lease: Lease
         verdict = finish(config, findings, ledger, lease, executor, trials, optimizer.recommend(), log)
     finally:
         executor.close()
+    if ended and not workers.started:
+        log.say("nothing was left to score: the run had ended; a larger search.trials goes on with it")
     log.say(f"\n{headline(verdict, Figures(setting.objective))}\n{where(config.folder)}")
 
 

@@ -25,6 +25,10 @@ class LazyExecutor:
         self._config, self._findings, self._say = config, findings, say
         self._executor: Executor | None = None
 
+    @property
+    def started(self) -> bool:
+        return self._executor is not None
+
     def run(self, jobs: Sequence[Job]) -> Iterator[tuple[Job, Evaluation]]:
         if jobs:
             if self._executor is None:

@@ -66,7 +66,8 @@ def test_a_run_leaves_everything_and_the_report_is_true(finished: Path, tmp_path
 
     again = evolve("run", finished / "search.yaml")
     assert again.returncode == 0, again.stderr
-    assert "worker" not in again.stdout  # nothing was left to do
+    assert "worker" not in again.stdout
+    assert "nothing was left to score: the run had ended" in again.stdout
 
     anew = evolve("report", finished, "--weights", "demo_pick=3", "--objective", "metric=1,loglikelihood=0.1", "--all")
     assert anew.returncode == 0, anew.stderr

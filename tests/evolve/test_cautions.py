@@ -12,11 +12,12 @@ from typing import Any
 import pytest
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from evolve.cautions import length_cautions
+from evolve.cautions import length_cautions, objective_cautions
 from evolve.cli import app
 from evolve.config import SearchConfig
 from evolve.setting import Setting
 from tasks.errors import TaskError
+from tasks.objective import Goal, Objective
 
 DEMO = Path(__file__).parents[2] / "tasks" / "demo"
 TOKENIZER = ("tokenizer.json", "tokenizer_config.json")
@@ -47,6 +48,21 @@ def setting(model: Path, output: Path, max_length: int | None) -> Setting:
             }
         )
     )
+
+
+def test_perplexities_beside_accuracies() -> None:
+    accuracy = Goal("sums", "acc,none", 1.0, True)
+    perplexity = Goal("prose", "word_perplexity,none", 1.0, False, "weighted_perplexity")
+    bits = Goal("bits", "bits_per_byte,none", 1.0, False, "bits_per_byte")
+    (said,) = objective_cautions(Objective((accuracy, perplexity)))
+    assert said.startswith(
+        "score.objective: the sum is dominated by prose, whose perplexity can be any size; sums will"
+    )
+    (said,) = objective_cautions(Objective((perplexity,), loglikelihood=0.2))
+    assert "the log-likelihood will hardly count" in said
+    for goals in ((accuracy,), (perplexity,), (accuracy, bits)):
+        assert list(objective_cautions(Objective(goals))) == []
+    assert list(objective_cautions(Objective((accuracy, perplexity), metric=0.0, loglikelihood=1.0))) == []
 
 
 def test_a_search_beyond_learned_positions(learned: Path, tmp_path: Path) -> None:

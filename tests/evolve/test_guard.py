@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,14 @@ def config(folder: Path, **changes: Any) -> SearchConfig:
         section, key = path.split("__")
         data[section] = {**data[section], key: value}
     return SearchConfig.model_validate(data)
+
+
+@pytest.mark.skipif(not Path("/proc/self").is_dir(), reason="needs a folder that nobody can write to")
+def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / "run").symlink_to("/proc/self", target_is_directory=True)
+    told = rf"^run\.output \({re.escape(str(tmp_path / 'run'))}\): cannot be written \(.+\); make it writable"
+    with pytest.raises(RunError, match=told), sole_driver(config(tmp_path)):
+        pass
 
 
 @pytest.fixture
