@@ -45,9 +45,11 @@ def fault(task: ConfigurableTask, config: Mapping[str, Any], error: Exception) -
     if told := _function_fault(config, error):
         return told
     if getattr(task, "dataset", None) is None:
-        told = next((told for path in local_files(config) if (told := _file_fault(path, config))), None)
-        advice = "see that its data is there, or downloaded beforehand"
-        return told or f"its data cannot be loaded ({_cause(error)}); {advice}"
+        here = local_files(config)
+        told = next((told for path in here if (told := _file_fault(path, config))), None)
+        advice = "see its data files" if here else "see that its data is there, or downloaded beforehand"
+        reason = error.__cause__ if isinstance(error.__cause__, Exception) else error  # `datasets` says little itself
+        return told or f"its data cannot be loaded ({_cause(reason)}); {advice}"
     return (
         _split_fault(task, config)
         or _document_fault(task, config)
@@ -95,24 +97,27 @@ def _file_fault(path: Path, config: Mapping[str, Any]) -> str | None:
         return f"{path}: cannot be read ({error}); write it as UTF-8"
     if not text.strip():
         return f"{path}: the data file is empty; put the documents there"
-    if path.suffix == ".json" and _is_json(text):  # one array, or one object
-        return None
-    for number, line in enumerate(text.split("\n"), 1):
-        try:
-            document = json.loads(line) if line.strip() else {}
-        except (ValueError, RecursionError) as error:
-            return f"{path}: line {number} is no JSON ({error}); write one object a line"
-        if not isinstance(document, dict):
-            return f"{path}: line {number} is no JSON object but {line.strip()!r:.40}; write one object a line"
+    whole = path.suffix == ".json" and (text.lstrip().startswith("[") or _not_json(text) is None)
+    for number, part in [(1, text)] if whole else enumerate(text.split("\n"), 1):
+        if not part.strip():
+            continue
+        if (wrong := _not_json(part)) is not None:
+            line, column, said = wrong
+            return f"{path}: line {number + line - 1}, column {column} is no JSON ({said}); mend it"
+        if not whole and not isinstance(json.loads(part), dict):
+            return f"{path}: line {number} is no JSON object but {part.strip()!r:.40}; write one object a line"
     return None
 
 
-def _is_json(text: str) -> bool:
+def _not_json(text: str) -> tuple[int, int, str] | None:
+    """Line, column and reason; None for JSON."""
     try:
         json.loads(text)
-    except (ValueError, RecursionError):
-        return False
-    return True
+    except json.JSONDecodeError as error:
+        return error.lineno, error.colno, error.msg
+    except (ValueError, RecursionError) as error:
+        return 1, 1, _cause(error)
+    return None
 
 
 def _split_fault(task: ConfigurableTask, config: Mapping[str, Any]) -> str | None:

@@ -147,7 +147,7 @@ def test_faults_of_task_files(folder: Path, capfd: pytest.CaptureFixture[str], n
     ("content", "said"),
     [
         ("", "write.jsonl: the data file is empty; put the documents there"),
-        ('{"a": 1}\n{"a": \n', "write.jsonl: line 2 is no JSON .*; write one object a line"),
+        ('{"a": 1}\n{"a": \n', "write.jsonl: line 2, column 7 is no JSON .Expecting value.; mend it"),
         ("17\n", "write.jsonl: line 1 is no JSON object but '17'; write one object a line"),
     ],
 )
