@@ -68,8 +68,8 @@ def report_text(facts: Facts) -> str:
         f"# {config.name}",
         headline(verdict, facts.figures),
         "Measured on the report documents, which the search never saw; 95 % intervals from a paired bootstrap "
-        f"over documents. {'Metrics are' if facts.figures.plain else 'Scores are in hundredths,'} as lm-eval prints "
-        "them; a gain is positive where the winner is better, also where a metric should fall.",
+        f"over documents. Metrics are lm-eval's{'' if facts.figures.plain else ', in hundredths'}; a gain is positive "
+        "where the winner is better, also where a metric should fall.",
         *warnings(facts),
         "## On the report documents",
         model_table(verdict, facts.figures),

@@ -66,7 +66,7 @@ def rerank(folder: Path, weights: str | None, objective: str | None, whole: bool
     found = recorded(trials, setting, Items(config.folder / "items", owned=False))
     if not found:
         raise RunError(
-            f"{folder}: no candidate's answers are recorded for its models and tasks as they are now; "
+            f"{folder}: no candidate's answers are recorded; "
             "the search's answers are gone from its items/ folder, or models and tasks have changed; put back what was "
             "there, or search under another name, since candidates in the ledger are not scored again"
         )
