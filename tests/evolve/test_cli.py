@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from evolve.environment import asked_threads, usable_cores
+from tasks.spec import BATCH_TOKENS
 
 ROOT = Path(__file__).parents[2]
 COMMANDS = ("run", "check", "merge", "score", "status", "report", "show")
@@ -115,7 +116,7 @@ def test_tables_are_shown() -> None:
     assert "ties: " in methods
     assert "per_layer: " in spaces
     assert "cma: " in optimizers
-    assert "batch_tokens: 8192" in config
+    assert f"batch_tokens: {BATCH_TOKENS}" in config
 
 
 def test_tasks_are_those_of_the_folders_else_lm_evals_own() -> None:
