@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from lm_eval.models.utils import resolve_max_length
 
 from tasks.asked import Asked, Documents
 from tasks.errors import TaskError, not_finite
 from tasks.forward import Forward
 from tasks.judge import Judge
 from tasks.language_model import LanguageModel
+from tasks.length import context_length
 from tasks.memory import Allowance
 from tasks.prepared import Prepared
 from tasks.prompts import DocumentRequests
@@ -25,7 +25,6 @@ from tasks.spec import SMALLEST, SetName
 
 SCORER_VERSION = 2  # of what a score means: another one makes all recorded scores strangers
 PLANS = 4  # sets of documents whose plans are remembered: the next candidate is asked the same
-LONGEST = 2048  # lm-eval's context for a model that names none
 
 
 @dataclass(frozen=True)
@@ -60,9 +59,7 @@ class Scorer:
         self._model: Any = model.to(device).eval()
         self._tokenizer = tokenizer
         self._forward, self._allowance = Forward(self._model), Allowance(batch_tokens)
-        self.max_length = prepared.prompt.max_length or resolve_max_length(
-            self._model.config, tokenizer, default=LONGEST
-        )
+        self.max_length = prepared.prompt.max_length or context_length(self._model.config, tokenizer)
         self._share = bears_sharing(self._model)
         self._lm_eval: LanguageModel | None = None
         self._judges = {name: Judge(task) for name, task in prepared.tasks.items()}
