@@ -56,7 +56,7 @@ def search(
         if moved:
             watcher.replayed(len(known), moved)
         candidates = [
-            Candidate(first + i, generation, point, space.decode(point))
+            Candidate(first + i, generation, point, space.decode(point), "search")
             for i, point in enumerate(points)
             if first + i not in known
         ]

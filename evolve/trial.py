@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from engine.recipe import Recipe
 
@@ -23,6 +23,19 @@ class Failure:
     message: str
 
 
+@dataclass(frozen=True)
+class Slopes:
+    """How the right answers' log-likelihood changes with what a recipe says of each tensor.
+
+    `value`: the mean over documents per unit of length, weighted over tasks, as the objective has it. `by`: tensor ->
+    parameter of the merge method -> its derivative, one number per input (or a single one of a shared parameter).
+    """
+
+    value: float
+    by: Mapping[str, Mapping[str, tuple[float, ...]]]
+    documents: int
+
+
 Outcome: TypeAlias = "Score | Failure"
 
 
@@ -30,7 +43,8 @@ Outcome: TypeAlias = "Score | Failure"
 class Job:
     """One evaluation: a recipe merged in memory, or a checkpoint folder loaded afresh, on one document set.
 
-    `only`: of each task the ids that are still to be scored; None: all of the set.
+    `only`: of each task the ids that are still to be scored; None: all of the set. `slopes`: asked for are not scores
+    but the Slopes of a recipe.
     """
 
     key: str
@@ -38,35 +52,45 @@ class Job:
     recipe: Recipe | None = None
     folder: str | None = None
     only: Mapping[str, tuple[int, ...]] | None = None
+    slopes: bool = False
 
 
 @dataclass(frozen=True)
 class Evaluation:
     """What came of a job, and the seconds it took by phase: merge, forward, other.
 
-    `partial`: of a failure, what could be scored before it, which is never asked again.
+    `partial`: of a failure, what could be scored before it, which is never asked again. `slopes`: what a job that asks
+    for them gave, whose outcome is then a Score of nothing, or a Failure.
     """
 
     outcome: Outcome
     seconds: dict[str, float] = field(default_factory=dict)
     partial: Score | None = None
+    slopes: Slopes | None = None
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A point of the search: `id` counts from 0 in the order of asking, `generation` groups what is told at once."""
+    """A recipe to be tried: `id` counts from 0 in the order of asking, `generation` groups what is told at once.
+
+    `point`: where it lies in the space, () outside of it; `origin`: who proposed it.
+    """
 
     id: int
     generation: int
     point: Point
     recipe: Recipe
+    origin: str
 
 
 @dataclass(frozen=True)
 class Trial:
     """A finished candidate as the ledger holds it. `value`, of the objective, is None for a failure.
 
-    `tasks`: the metric of each, as lm-eval prints it; `loglikelihoods`: of the gold answers, per unit of their length.
+    `tasks`: the metric of each, as lm-eval prints it; `loglikelihoods`: of the gold answers, per unit of their length;
+    `parts`: of each task the mean that the objective weighs. `recipe`: as data, of a candidate outside the space.
+    `whole`: False where it left a race early, and `value` and `parts` are what it would have come to by the documents
+    that it has in common with the others.
     """
 
     id: int
@@ -81,14 +105,25 @@ class Trial:
     failure: Failure | None = None
     seconds: dict[str, float] = field(default_factory=dict)
     finished: float = 0.0  # seconds since the epoch
+    origin: str = ""
+    parts: dict[str, float] = field(default_factory=dict)
+    recipe: dict[str, Any] | None = None
+    whole: bool = True
 
 
 @dataclass(frozen=True)
 class Observation:
-    """What an optimizer is told of a point. `value` is to be maximised and finite, also for a failure."""
+    """What an optimizer is told of a point. `value` is to be maximised and finite, also for a failure.
+
+    `values`: the same for each task, in the order of the search's tasks, for optimizers of several objectives;
+    `violation`: by how much the floors are missed, summed over tasks, 0 where all are kept. `value` already ranks what
+    misses a floor below all that keep them.
+    """
 
     id: int
     point: Point
     value: float
     standard_error: float
     documents: int
+    values: tuple[float, ...] = ()
+    violation: float = 0.0
