@@ -49,8 +49,6 @@ class Asked:
         self._model, self._tokenizer, self._max_length, self._share = model, tokenizer, max_length, share
         self._encoder = Encoder(tokenizer)
         self._reach = reach_of(model)
-        if tokenizer.eos_token_id is None:
-            raise TaskError("tokenizer: has no token that ends a text; set its eos_token")
         self._places: dict[Encoded, int] = {}
         self._windows: dict[int, list[Encoded]] = {}  # of rolling log-likelihoods, by the instance's identity
         self._groups: dict[str, Group] = {}
@@ -120,6 +118,11 @@ class Asked:
 
     def _group(self, instance: Instance, encoded: Encoded) -> Group | None:
         """The group that the instance was put into; None: it is left."""
+        if self._tokenizer.eos_token_id is None:
+            raise TaskError(
+                f"task {instance.task_name!r}: generates text, but the tokenizer has no token that ends one; set its "
+                "eos_token"
+            )
         options: dict[str, Any] = dict(normalized(instance.args[1]))
         ending = self._tokenizer.decode(self._tokenizer.eos_token_id, skip_special_tokens=False)
         stops = tuple(handle_stop_sequences(options.pop("until", None), eos=ending))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -94,6 +95,18 @@ def test_templates_and_token_ids_are_made_once(
     monkeypatch.setattr("lm_eval.utils.apply_template", lambda *_: pytest.fail("rendered again"))
     monkeypatch.setattr(type(tokenizer), "encode", lambda *_, **__: pytest.fail("encoded again"))
     assert scorer.score("search").measures == first.measures
+
+
+def test_only_generated_text_needs_a_token_that_ends_it(
+    build: Callable[..., Prepared], model: Any, tokenizer: Any
+) -> None:
+    endless = copy.deepcopy(tokenizer)
+    endless.eos_token = None
+    choices = build(TaskSpec("pick", "acc"))
+    found = Scorer(choices, model, endless, batch_tokens=1024).score("search").measures
+    assert found == Scorer(choices, model, tokenizer, batch_tokens=1024).score("search").measures
+    with pytest.raises(TaskError, match="task 'write': generates text, but the tokenizer has no token that ends one"):
+        Scorer(build(), model, endless, batch_tokens=1024).score("search")
 
 
 def test_prompts_beyond_the_context(build: Callable[..., Prepared], model: Any, tokenizer: Any) -> None:
