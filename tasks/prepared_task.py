@@ -50,19 +50,7 @@ def split_task(
         known = _facts(spec, task, documents, sizes=sizes, seed=seed, shots=shots, inside=inside)
     if inside:
         task.sampler.replace_df([documents[identity] for identity in known.sets.fewshot])
-    remember_templates(task, documents)
-    return PreparedTask(
-        spec=spec,
-        task=task,
-        metric=metric,
-        documents=documents,
-        available=known.available,
-        sets=known.sets,
-        dataset_path=task.config.dataset_path,
-        split=evaluated,
-        num_fewshot=shots,
-        benchmark=known.benchmark,
-    )
+    return _prepared(spec, task, metric, documents, shots=shots, known=known)
 
 
 def _facts(
@@ -96,18 +84,25 @@ def whole_task(spec: TaskSpec, task: ConfigurableTask, *, limit: int | None, pro
     shots = set_fewshot(spec, task, strict=False)
     _set_generation(task, prompt)
     documents = list(islice(task.eval_docs, limit))
+    every = Facts(DocumentSets(all=tuple(range(len(documents)))), len(documents), None)
+    return _prepared(spec, task, metric, documents, shots=shots, known=every)
+
+
+def _prepared(
+    spec: TaskSpec, task: ConfigurableTask, metric: Metric, documents: Sequence[Document], *, shots: int, known: Facts
+) -> PreparedTask:
     remember_templates(task, documents)
     return PreparedTask(
         spec=spec,
         task=task,
         metric=metric,
         documents=documents,
-        available=len(documents),
-        sets=DocumentSets(all=tuple(range(len(documents)))),
+        available=known.available,
+        sets=known.sets,
         dataset_path=task.config.dataset_path,
         split=_evaluated_split(task),
         num_fewshot=shots,
-        benchmark=None,
+        benchmark=known.benchmark,
     )
 
 
