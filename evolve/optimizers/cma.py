@@ -50,12 +50,15 @@ class CmaEs:
     def recommend(self) -> Point | None:
         return None if self._strategy is None else as_point(self._strategy.result.xfavorite)
 
+    def decisions(self) -> list[dict[str, Any]]:
+        return []
+
     def _begin(self) -> Any:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about matplotlib, which it would plot with
             import cma
         d = len(self._problem.genes)
-        start = np.full(d, 0.5) if self._best_start is None else np.array(self._best_start)
+        start = np.array(self._problem.mean or self._best_start or (0.5,) * d)
         # pycma draws from numpy's global generator unless it is given one.
         generator = np.random.RandomState(self._problem.seed % 2**32)
         options = {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from evolve.trial import Observation, Point
 from search_spaces.gene import Gene
@@ -12,12 +12,23 @@ from search_spaces.gene import Gene
 
 @dataclass(frozen=True)
 class Problem:
-    """What an optimizer is made from. `start` are points to ask first; the same problem asks the same points."""
+    """What an optimizer is made from; the same problem asks the same points.
+
+    `start`: points to ask first. `mean`: where a distribution begins, instead of at the best of `start`. `deviations`:
+    the initial standard deviation of every gene, in units of its range. `importance`: of every gene, >= 0, in any unit.
+    `objectives`: how many Observation.values there are to be maximised at once; 1: Observation.value is. `grow`: begin
+    with few groups of genes and split them as documents are spent.
+    """
 
     genes: tuple[Gene, ...]
     start: tuple[Point, ...]
     seed: int
     population: int
+    mean: Point | None = None
+    deviations: tuple[float, ...] | None = None
+    importance: tuple[float, ...] | None = None
+    objectives: int = 1
+    grow: bool = False
 
 
 class Optimizer(Protocol):
@@ -35,9 +46,17 @@ class Optimizer(Protocol):
         """The point the optimizer believes in (CMA-ES: its mean), which was never evaluated; None if none."""
         ...
 
+    def decisions(self) -> list[dict[str, Any]]:
+        """What it decided since this was last asked, as plain data with a `kind`: the same history, the same list."""
+        ...
+
 
 @dataclass(frozen=True)
 class Row:
+    """One row of OPTIMIZERS. `several`: bears several objectives; `grows`: heeds Problem.grow."""
+
     make: Callable[[Problem], Optimizer]
     population: Callable[[int], int]  # genes -> candidates a generation, never derived from the workers
     doc: str
+    several: bool = False
+    grows: bool = False

@@ -63,6 +63,9 @@ class SamplerOptimizer:
     def recommend(self) -> Point | None:
         return None
 
+    def decisions(self) -> list[dict[str, Any]]:
+        return []
+
     def _point(self, params: dict[str, Any]) -> Point:
         return tuple(gene.to_unit(params[gene.name]) for gene in self._problem.genes)
 
