@@ -208,9 +208,8 @@ def named(table: Mapping[str, T], name: str, what: str, where: str) -> T:
 def check_kind(parameter: Parameter, bounds: Bounds) -> None:
     """Raises ConfigError for a value that is of another kind than the parameter, or that it cannot have."""
     where = f"space.parameters.{parameter.name}"
-    if isinstance(bounds, Range) and parameter.kind is not float:
-        kind, choices = ("true or false", "[true, false]") if parameter.kind is bool else ("a whole number", "[5, 10]")
-        raise ConfigError(f"{where}: is {kind} and has no range; fix it, or choose with {choices}")
+    if isinstance(bounds, Range) and parameter.kind is bool:
+        raise ConfigError(f"{where}: is true or false and has no range; fix it, or choose with [true, false]")
     if isinstance(bounds, Range):
         values: tuple[Any, ...] = (bounds.low, bounds.high)
     else:

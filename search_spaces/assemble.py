@@ -53,7 +53,7 @@ def recipe_of(spec: Spec, value_of: ValueOf) -> dict[str, Any]:
     """The recipe, as plain data in the dialect, whose genes have the values that `value_of` gives."""
     name = spec.methods[0]
     if len(spec.methods) > 1:
-        name = str(value_of(Gene("method", choices=spec.methods)))
+        name = str(value_of(Gene("method", choices=spec.methods, parameter="method")))
     return recipe_with(spec, name, value_of)
 
 
@@ -67,11 +67,15 @@ def recipe_with(spec: Spec, name: str, value_of: ValueOf) -> dict[str, Any]:
     for parameter in method.parameters:
         bounds = effective(parameter, spec.bounds)
         if isinstance(bounds, Choices):
-            whole[parameter.name] = value_of(Gene(parameter.name, choices=bounds.values))
+            whole[parameter.name] = value_of(Gene(parameter.name, choices=bounds.values, parameter=parameter.name))
         elif bounds == Fixed(None):
             continue
         elif isinstance(bounds, Fixed):
             whole[parameter.name] = bounds.value  # type: ignore[assignment]
+        elif parameter.kind is int:  # interpolated over depth it would be no whole number
+            whole[parameter.name] = value_of(
+                Gene(parameter.name, bounds.low, bounds.high, integer=True, parameter=parameter.name)
+            )
         elif parameter.scope == "shared":
             shared[parameter.name] = stack(spec, name, parameter, None, bounds, value_of)
         else:
@@ -95,20 +99,28 @@ def recipe_with(spec: Spec, name: str, value_of: ValueOf) -> dict[str, Any]:
 def stack(spec: Spec, method: str, parameter: Parameter, model: str | None, bounds: Range, value_of: ValueOf) -> Stack:
     """The values of one parameter (of one model) over groups and depth, each from a gene of its own."""
 
-    def at(group: str, position: str) -> Value:
-        parts = [
-            method if ambiguous(spec, parameter) else "",
-            parameter.name,
-            labels(spec.family.models)[model] if model else "",
-            group,
-            position if len(spec.positions) > 1 else "",
-        ]
-        return value_of(Gene(".".join(part for part in parts if part), bounds.low, bounds.high))
+    label = labels(spec.family.models)[model] if model else ""
+    apart = method if ambiguous(spec, parameter) else ""
+
+    def at(group: str, place: int | None) -> Value:
+        position = spec.positions[place] if place is not None and len(spec.positions) > 1 else ""
+        name = ".".join(part for part in (apart, parameter.name, label, group, position) if part)
+        gene = Gene(
+            name,
+            bounds.low,
+            bounds.high,
+            parameter=parameter.name,
+            model=label,
+            group=group,
+            position=place,
+            method=apart,
+        )
+        return value_of(gene)
 
     groups = tuple(
-        (filter_, tuple(at(group, position) for position in spec.positions)) for filter_, group in spec.groups
+        (filter_, tuple(at(group, place) for place in range(len(spec.positions)))) for filter_, group in spec.groups
     )
-    return Stack(outer=at("outer", ""), groups=groups)
+    return Stack(outer=at("outer", None), groups=groups)
 
 
 def ambiguous(spec: Spec, parameter: Parameter) -> bool:
@@ -123,7 +135,12 @@ def chosen_models(spec: Spec, name: str, value_of: ValueOf) -> tuple[str, ...]:
     options = pick_options(METHODS[name], spec.family)
     if not options:
         return spec.family.models
-    return options[str(value_of(Gene(f"{name}.models", choices=tuple(options))))]
+    return options[str(value_of(picker(name, options)))]
+
+
+def picker(name: str, options: Mapping[str, tuple[str, ...]]) -> Gene:
+    """The gene that picks the models of the method `name`."""
+    return Gene(f"{name}.models", choices=tuple(options), parameter="models", method=name)
 
 
 def pick_options(method: Method, family: Family) -> dict[str, tuple[str, ...]]:

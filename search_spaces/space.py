@@ -30,7 +30,7 @@ class SearchSpace:
         values: dict[str, Value] = {}
         for gene, unit in zip(self.genes, point, strict=True):
             value = gene.from_unit(unit)
-            values[gene.name] = value if gene.choices else rounded(gene, float(value))
+            values[gene.name] = value if gene.choices or gene.integer else rounded(gene, float(value))
         return values
 
     def decode(self, point: Sequence[float]) -> Recipe:

@@ -76,6 +76,8 @@ def distribution(gene: Gene) -> Any:
 
     if gene.choices:
         return optuna.distributions.CategoricalDistribution(gene.choices)
+    if gene.integer:
+        return optuna.distributions.IntDistribution(int(gene.low), int(gene.high))
     return optuna.distributions.FloatDistribution(gene.low, gene.high)
 
 

@@ -120,6 +120,44 @@ def test_continuous_genes_go_there_and_back(low: float, width: float, unit: floa
     assert low <= float(gene.from_unit(unit)) <= low + width + 1e-9
 
 
+@given(st.integers(-4, 4), st.integers(1, 9), st.floats(0, 1))
+def test_whole_numbers_go_there_and_back_with_equal_shares(low: int, width: int, unit: float) -> None:
+    gene = Gene("g", low, low + width, integer=True)
+    value = gene.from_unit(unit)
+    assert isinstance(value, int)
+    assert low <= value <= low + width
+    assert gene.from_unit(gene.to_unit(value)) == value
+    shares = [gene.from_unit((step + 0.5) / 100 / (width + 1)) for step in range(100 * (width + 1))]
+    assert all(shares.count(each) == 100 for each in range(low, low + width + 1))
+
+
+@pytest.mark.parametrize("kind", ["blocks", "smooth"])
+def test_a_range_of_whole_numbers_is_one_gene_for_the_whole_recipe(kind: str) -> None:
+    made = space(("karcher",), kind, 3, bounds={"max_iter": Range(2, 5)})
+    gene = next(gene for gene in made.genes if gene.parameter == "max_iter")
+    assert (gene.integer, gene.low, gene.high, gene.position) == (True, 2, 5, None)
+    recipe = made.decode([gene.to_unit(4) for gene in made.genes])
+    assert recipe.parameters is not None
+    assert recipe.parameters["max_iter"] == 4
+    assert "max_iter: 4\n" in recipe.to_yaml()
+
+
+def test_genes_say_where_they_stand() -> None:
+    made = space(("linear", "ties"), "blocks", 2, ("mlp",))
+    places = {gene.name: gene for gene in made.genes}
+    inner = places["ties.weight.math.mlp.layers_3_5"]
+    assert (inner.method, inner.parameter, inner.model, inner.group, inner.position) == (
+        *("ties", "weight", "math", "mlp"),
+        1,
+    )
+    outer = places["density.chat.outer"]
+    assert (outer.method, outer.parameter, outer.model, outer.group, outer.position) == (
+        *("", "density", "chat", "outer"),
+        None,
+    )
+    assert places["method"].parameter == "method"
+
+
 @given(st.lists(st.text(min_size=1), min_size=1, max_size=9, unique=True), st.data())
 def test_choices_go_there_and_back(choices: list[str], data: st.DataObject) -> None:
     gene = Gene("g", choices=tuple(choices))
