@@ -72,6 +72,9 @@ class Task(Section):
     metric: str = Field(description="as lm-eval names it: acc, exact_match, exact_match,strict-match ...")
     weight: float = Field(1.0, gt=0, description="in the objective: the weighted mean over the tasks")
     num_fewshot: int | None = Field(None, ge=0, description="null: as the task says")
+    floor: float | None = Field(
+        None, ge=0, description="the winner's metric is at most this much worse than the base's; null: no floor"
+    )
 
 
 class Documents(Section):
@@ -87,6 +90,9 @@ class Score(Section):
     objective: Objectives = Field(
         "metric",
         description="what the search maximises: metric, loglikelihood, or shares {metric: 1, loglikelihood: 0.2}",
+    )
+    normalize: bool = Field(
+        False, description="a task counts by how far it comes from the base to its best source, not by its points"
     )
     loglikelihood_unit: Literal["token", "byte"] = Field(
         "token", description="what a right answer's log-likelihood is divided by"
@@ -109,6 +115,11 @@ class Score(Section):
             return self.objective
         return Shares(**{self.objective: 1.0})
 
+    @property
+    def floors(self) -> dict[str, float]:
+        """Task -> how far its metric may fall below the base's, of the tasks that have a floor."""
+        return {task.task: task.floor for task in self.tasks if task.floor is not None}
+
     @model_validator(mode="after")
     def distinct(self) -> Score:
         names = [task.task for task in self.tasks]
@@ -125,6 +136,9 @@ class Search(Section):
     documents: int | None = Field(None, ge=1, description="the budget in scored documents; null: no bound")
     population: int | None = Field(None, ge=2, description="candidates a generation; null: chosen, and recorded")
     finalists: int = Field(6, ge=1, description="candidates compared again on the selection documents")
+    simplify: bool = Field(
+        True, description="make the winner's recipe simpler while its score on the selection documents stays as good"
+    )
 
 
 class Run(Section):

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from tasks.errors import TaskError
@@ -80,6 +80,22 @@ class Objective:
     def value(self, measures: Measures) -> float:
         """The weighted mean over tasks of their documents' mean utilities."""
         return mean_over_tasks(self.utilities(measures), self.weights)
+
+    def normalised(self, gaps: Mapping[str, float]) -> Objective:
+        """The same with every task's weight divided by its gap, so that differences count in units of the gap.
+
+        (value - base) / gap differs from value / gap by a constant of the task only: whatever is ranked, resampled or
+        tested by differences is the same with either. The weights' sum is kept.
+        """
+        divided = [goal.weight / gaps[goal.task] for goal in self.goals]
+        scale = total_of(goal.weight for goal in self.goals) / total_of(divided)
+        goals = (replace(goal, weight=scale * weight) for goal, weight in zip(self.goals, divided, strict=True))
+        return replace(self, goals=tuple(goals))
+
+    def oriented(self, metrics: Mapping[str, float]) -> dict[str, float]:
+        """Task -> its metric as printed, turned round where lower is better."""
+        signs = {goal.task: 1.0 if goal.higher_is_better else -1.0 for goal in self.goals}
+        return {task: signs[task] * metrics[task] for task in signs if task in metrics}
 
     def metric_only(self) -> Objective:
         """The same goals, judged by the metric alone."""
