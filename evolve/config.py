@@ -19,7 +19,8 @@ from pydantic import (
 
 from engine.lookup import nearest
 from engine.strict_yaml import load_yaml
-from evolve.config_forms import Bounds, Layers, Objectives, Section, Settings, Shares, kind
+from evolve.config_forms import Objectives, Section, Settings, Shares, kind
+from evolve.config_space import Space
 from evolve.errors import ConfigError
 from tasks.spec import BATCH_TOKENS
 
@@ -39,32 +40,6 @@ class Models(Section):
             if seen.count(model) > 1:
                 raise ValueError(f"{model} is named twice; name every model once")
         return self
-
-
-class Space(Section):
-    method: tuple[str, ...] = Field(("ties",), description="a merge method, or a list: the method is a gene then")
-    layers: Layers = Field(1, description="blocks of layers with genes of their own; or per_layer, or {smooth: knots}")
-    modules: tuple[str, ...] = Field(
-        (), strict=False, description="module groups with genes of their own, by part of a tensor's name"
-    )
-    parameters: dict[str, Bounds] = Field(
-        {}, description="narrower bounds {low, high}, values to choose from [..], or a fixed value"
-    )
-    out_dtype: Literal["float32", "bfloat16", "float16"] | None = Field(
-        None, description="of the merged checkpoint; null: as the base"
-    )
-
-    @field_validator("method", mode="before")
-    @classmethod
-    def one_or_many(cls, value: Any) -> Any:
-        return (value,) if isinstance(value, str) else tuple(value) if isinstance(value, list) else value
-
-    @field_validator("method")
-    @classmethod
-    def some_method(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        if not value or len(set(value)) < len(value):
-            raise ValueError("name at least one method, each once")
-        return value
 
 
 class Task(Section):

@@ -64,6 +64,12 @@ Layers = Annotated[
 ]
 
 
+Scale = Annotated[
+    Annotated[Interval, Tag("<range>")] | Annotated[bool, Tag("<name>")],
+    Discriminator(lambda value: "<range>" if isinstance(value, Interval) else kind(value)),
+]
+
+
 def plain_settings(values: dict[str, Any]) -> dict[str, Any]:
     """Only what JSON bears: a resolved search.yaml must say the same again."""
     for name, value in values.items():

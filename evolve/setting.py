@@ -2,36 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 
 from engine.architecture import layer_count, outer_names
 from engine.checkpoint import Checkpoint, open_checkpoint
-from engine.errors import CheckpointError, UnknownName
-from engine.lookup import lookup
-from engine.methods import METHODS
-from engine.methods.method import Parameter
+from engine.errors import CheckpointError
 from evolve.config import SearchConfig
-from evolve.config_forms import Interval, Smooth
 from evolve.errors import ConfigError
 from evolve.optimizers import OPTIMIZERS
 from evolve.optimizers.optimizer import Optimizer, Problem
 from evolve.resident import load_tokenizer
-from search_spaces import SPACES
-from search_spaces.assemble import Spec
-from search_spaces.bounds import Bounds, Choices, Fixed, Range
+from evolve.spanned import named, spanned
 from search_spaces.depth import Family
-from search_spaces.space import SearchSpace, search_space
+from search_spaces.space import SearchSpace
 from tasks.objective import Objective
 from tasks.prepared import Prepared, prepare
 from tasks.spec import SETS, PromptSettings, Sizes, TaskSpec
 
-T = TypeVar("T")
 ROLLING = "loglikelihood_rolling"  # the whole text is what is right there
 GENERATE = "generate_until"
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -86,37 +78,7 @@ class Setting:
     @cached_property
     def space(self) -> SearchSpace:
         """Raises ConfigError for methods, parameters or layers that the models do not bear."""
-        wanted = self.config.space
-        for index, name in enumerate(wanted.method):
-            named(METHODS, name, "merge method", f"space.method[{index}]")
-        rows = [parameter for name in wanted.method for parameter in METHODS[name].parameters]
-        for name, value in wanted.parameters.items():
-            named({row.name: row for row in rows}, name, "parameter", "space.parameters")
-            for row in rows:
-                if row.name == name:
-                    check_kind(row, bounds_of(value))
-        for name in wanted.modules:
-            if not any(name in tensor for tensor in self.base.tensors):
-                raise ConfigError(
-                    f"space.modules: no tensor of {self.config.models.base} has {name!r} in its name; "
-                    "name a part of tensors' names, such as self_attn or mlp"
-                )
-        kind, count = depth_of(wanted.layers)
-        if kind == "blocks" and count > self.family.layers:
-            raise ConfigError(f"space.layers: {count} blocks, but the models have {self.family.layers} layers")
-        spec = Spec(
-            family=self.family,
-            methods=wanted.method,
-            depth=SPACES[kind],
-            count=count,
-            modules=wanted.modules,
-            bounds={name: bounds_of(value) for name, value in wanted.parameters.items()},
-            seed=self.config.seed,
-        )
-        space = search_space(spec)
-        if not space.genes:
-            raise ConfigError("space: nothing is left to search; give a parameter a range {low, high}")
-        return space
+        return spanned(self.config.space, self.base, self.family, self.config.seed)
 
     @property
     def population(self) -> int:
@@ -195,43 +157,3 @@ def check_answers(prepared: Prepared, base: Checkpoint) -> None:
 def place_of(index: int) -> str:
     """Where in search.yaml the model stands that is opened as number `index`."""
     return "models.base" if index == 0 else f"models.sources[{index - 1}]"
-
-
-def named(table: Mapping[str, T], name: str, what: str, where: str) -> T:
-    """`lookup`, with the key of search.yaml that holds the name. Raises ConfigError."""
-    try:
-        return lookup(table, name, what)
-    except UnknownName as error:
-        raise ConfigError(f"{where}: {error}") from None
-
-
-def check_kind(parameter: Parameter, bounds: Bounds) -> None:
-    """Raises ConfigError for a value that is of another kind than the parameter, or that it cannot have."""
-    where = f"space.parameters.{parameter.name}"
-    if isinstance(bounds, Range) and parameter.kind is bool:
-        raise ConfigError(f"{where}: is true or false and has no range; fix it, or choose with [true, false]")
-    if isinstance(bounds, Range):
-        values: tuple[Any, ...] = (bounds.low, bounds.high)
-    else:
-        values = bounds.values if isinstance(bounds, Choices) else (bounds.value,)
-    for value in values:
-        if isinstance(value, str) or isinstance(value, bool) != (parameter.kind is bool):
-            wanted = "true or false" if parameter.kind is bool else "a number, a range {low, high} or a list of numbers"
-            raise ConfigError(f"{where}: {value!r} cannot be its value; give {wanted}")
-        try:
-            parameter.typed(value)
-        except ValueError as error:
-            raise ConfigError(f"{where}: {error}") from None
-
-
-def depth_of(layers: Any) -> tuple[str, int]:
-    """`space.layers` as a row of SPACES and its count."""
-    if isinstance(layers, Smooth):
-        return "smooth", layers.smooth
-    return ("per_layer", 0) if layers == "per_layer" else ("blocks", int(layers))
-
-
-def bounds_of(value: Any) -> Bounds:
-    if isinstance(value, Interval):
-        return Range(value.low, value.high)
-    return Choices(tuple(value)) if isinstance(value, list) else Fixed(value)

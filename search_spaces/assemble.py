@@ -16,10 +16,16 @@ from search_spaces.gene import Gene, Value
 
 ValueOf = Callable[[Gene], Value]
 
+SCALE = Range(0.3, 2.5)  # published optima have weights that sum to about 2 (Akiba et al. 2024, arXiv:2403.13187)
+
 
 @dataclass(frozen=True)
 class Spec:
-    """What spans a space: models, methods, places over depth, module groups and the parameters' bounds."""
+    """What spans a space: models, methods, places over depth, module groups and the parameters' bounds.
+
+    `scale`: of the factor of the merged task vector, where that has a gene. `negative`: weights of task vectors go as
+    far below zero as above. `subset`: whether a source takes part is a gene.
+    """
 
     family: Family
     methods: tuple[str, ...]
@@ -28,6 +34,9 @@ class Spec:
     modules: tuple[str, ...]
     bounds: Mapping[str, Bounds]
     seed: int
+    scale: Range | None = None
+    negative: bool = False
+    subset: bool = False
 
     @property
     def positions(self) -> tuple[str, ...]:
@@ -65,8 +74,10 @@ def recipe_with(spec: Spec, name: str, value_of: ValueOf) -> dict[str, Any]:
     shared: dict[str, Stack] = {}
     own: dict[str, dict[str, Stack]] = {model: {} for model in models}
     for parameter in method.parameters:
-        bounds = effective(parameter, spec.bounds)
-        if isinstance(bounds, Choices):
+        bounds = bounds_in(spec, method, parameter)
+        if parameter.name == "lambda" and spec.scale:
+            whole["lambda"] = value_of(Gene("scale", spec.scale.low, spec.scale.high, parameter="lambda"))
+        elif isinstance(bounds, Choices):
             whole[parameter.name] = value_of(Gene(parameter.name, choices=bounds.values, parameter=parameter.name))
         elif bounds == Fixed(None):
             continue
@@ -125,8 +136,9 @@ def stack(spec: Spec, method: str, parameter: Parameter, model: str | None, boun
 
 def ambiguous(spec: Spec, parameter: Parameter) -> bool:
     """Whether the searched methods differ on the parameter's bounds, so that each needs genes of its own."""
-    rows = (row for name in spec.methods for row in METHODS[name].parameters if row.name == parameter.name)
-    ranges = [bounds for bounds in (effective(row, spec.bounds) for row in rows) if isinstance(bounds, Range)]
+    methods = [METHODS[name] for name in spec.methods]
+    rows = ((method, row) for method in methods for row in method.parameters if row.name == parameter.name)
+    ranges = [bounds for bounds in (bounds_in(spec, *row) for row in rows) if isinstance(bounds, Range)]
     return any(bounds != ranges[0] for bounds in ranges)
 
 
@@ -134,8 +146,21 @@ def chosen_models(spec: Spec, name: str, value_of: ValueOf) -> tuple[str, ...]:
     """The recipe's models, base first. A method of one model or of a pair has a gene that picks them."""
     options = pick_options(METHODS[name], spec.family)
     if not options:
-        return spec.family.models
+        return (spec.family.base, *taken(spec, METHODS[name], value_of))
     return options[str(value_of(picker(name, options)))]
+
+
+def taken(spec: Spec, method: Method, value_of: ValueOf) -> tuple[str, ...]:
+    """The sources that take part: all of them where their genes would leave fewer than the method needs, or none."""
+    sources = spec.family.sources
+    if not spec.subset:
+        return sources
+    names = labels(spec.family.models)
+    genes = [
+        Gene(f"take.{names[each]}", choices=(True, False), parameter="take", model=names[each]) for each in sources
+    ]
+    chosen = tuple(source for source, gene in zip(sources, genes, strict=True) if value_of(gene))
+    return chosen if len(chosen) >= max(1, method.inputs[0]) else sources
 
 
 def picker(name: str, options: Mapping[str, tuple[str, ...]]) -> Gene:
@@ -156,6 +181,20 @@ def pick_options(method: Method, family: Family) -> dict[str, tuple[str, ...]]:
     else:
         picks = list(combinations(family.models, method.inputs[1] + (method.base == "required")))
     return {"+".join(names[model] for model in pick): pick for pick in picks}
+
+
+def bounds_in(spec: Spec, method: Method, parameter: Parameter) -> Bounds:
+    """What the space does with a parameter of one of its methods."""
+    bounds = effective(parameter, spec.bounds)
+    signed = spec.negative and parameter.name == "weight" and has_scale(method)
+    if signed and isinstance(bounds, Range) and bounds.low >= 0:
+        return Range(-bounds.high, bounds.high)
+    return bounds
+
+
+def has_scale(method: Method) -> bool:
+    """Whether the method weighs task vectors and has a factor of their sum."""
+    return any(parameter.name == "lambda" for parameter in method.parameters)
 
 
 def owners(method: Method, parameter: Parameter, models: tuple[str, ...]) -> tuple[str, ...]:

@@ -9,6 +9,7 @@ from functools import partial
 from engine.methods import METHODS
 from engine.recipe import Recipe
 from search_spaces.assemble import Spec, pick_options, recipe_of, recipe_with
+from search_spaces.bounds import Fixed, effective
 from search_spaces.gene import Gene, Value
 
 Point = tuple[float, ...]
@@ -50,7 +51,7 @@ def search_space(spec: Spec) -> SearchSpace:
 
     def collect(gene: Gene) -> Value:
         genes.setdefault(gene.name, gene)
-        return gene.from_unit(0.5)
+        return True if gene.parameter == "take" else gene.from_unit(0.5)  # every source asks for its weights
 
     def collect_picked(picker: str, pick: str, gene: Gene) -> Value:
         value = collect(gene)
@@ -66,16 +67,26 @@ def search_space(spec: Spec) -> SearchSpace:
 
 
 def start_points(spec: Spec, genes: tuple[Gene, ...]) -> tuple[Point, ...]:
-    """Every method at uniform weights of 1/k and of `STRENGTHS`; other genes in the middle of their range."""
+    """Every method with all sources at uniform weights of 1/k and of `STRENGTHS`; other genes in the middle."""
     points: dict[Point, None] = {}
     for name in spec.methods:
         for strength in (1 / len(spec.family.sources), *STRENGTHS):
-            points[tuple(start_value(gene, name, strength) for gene in genes)] = None
+            points[tuple(start_value(spec, gene, name, strength) for gene in genes)] = None
     return tuple(points)
 
 
-def start_value(gene: Gene, method: str, strength: float) -> float:
-    if gene.name == "method":
+def start_value(spec: Spec, gene: Gene, method: str, strength: float) -> float:
+    if gene.parameter == "method":
         return gene.to_unit(method)
-    is_weight = "weight" in gene.name.split(".")[:2] and not gene.choices
-    return gene.to_unit(strength) if is_weight else 0.5
+    if gene.parameter == "take":
+        return gene.to_unit(True)
+    if gene.name == "scale":  # where weights are divided by their sum, it alone makes the merge weak or strong
+        return gene.to_unit(strength * len(spec.family.sources) if normalizes(spec, method) else 1.0)
+    return gene.to_unit(strength) if gene.parameter == "weight" and not gene.choices else 0.5
+
+
+def normalizes(spec: Spec, name: str) -> bool:
+    """Whether the method divides by the sum of the weights, as far as that is known before a point is."""
+    row = next((row for row in METHODS[name].parameters if row.name == "normalize"), None)
+    bounds = effective(row, spec.bounds) if row else Fixed(False)
+    return bool(row and (bounds.value if isinstance(bounds, Fixed) and bounds.value is not None else row.default))

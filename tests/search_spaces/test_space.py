@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -15,7 +16,7 @@ from search_spaces import SPACES
 from search_spaces.assemble import Spec, labels
 from search_spaces.bounds import Bounds, Choices, Fixed, Range
 from search_spaces.depth import Family, block_ranges
-from search_spaces.gene import Gene
+from search_spaces.gene import Gene, Value
 from search_spaces.space import SearchSpace, search_space
 
 FAMILY = Family("org/base", ("org/math", "b+c/math", "org/chat"), 6, ("embed.weight", "norm.weight"), "bfloat16")
@@ -139,7 +140,7 @@ def test_a_range_of_whole_numbers_is_one_gene_for_the_whole_recipe(kind: str) ->
     recipe = made.decode([gene.to_unit(4) for gene in made.genes])
     assert recipe.parameters is not None
     assert recipe.parameters["max_iter"] == 4
-    assert "max_iter: 4\n" in recipe.to_yaml()
+    assert "{max_iter: 4}" in recipe.to_yaml()
 
 
 def test_genes_say_where_they_stand() -> None:
@@ -191,3 +192,71 @@ def test_labels_are_short_and_distinct() -> None:
         "org/chat": "chat",
     }
     assert labels(("a/x@main", "b/x"))["a/x@main"] == "x"
+
+
+def wider(methods: tuple[str, ...], bounds: Mapping[str, Bounds] | None = None, **keys: Any) -> SearchSpace:
+    return search_space(Spec(FAMILY, methods, SPACES["blocks"], 2, (), bounds or {}, seed=3, **keys))
+
+
+def point_with(made: SearchSpace, **values: Value) -> list[float]:
+    """The first start point with some genes' values changed; dots of names are written as __."""
+    start = list(made.start[0])
+    for index, gene in enumerate(made.genes):
+        wanted = values.get(gene.name.replace(".", "__").replace("-", "_"))
+        start[index] = start[index] if wanted is None else gene.to_unit(wanted)
+    return start
+
+
+def test_scale_is_one_gene_and_lambda_in_the_recipe() -> None:
+    made = wider(("ties", "linear"), scale=Range(0.3, 2.5))
+    gene = next(gene for gene in made.genes if gene.parameter == "lambda")
+    assert (gene.name, gene.low, gene.high, gene.group, gene.position) == ("scale", 0.3, 2.5, "", None)
+    recipe = made.decode(point_with(made, method="ties", scale=1.9))
+    assert recipe.parameters == {"lambda": 1.9}
+    assert "lambda" not in (made.decode(point_with(made, method="linear", scale=1.9)).parameters or {})
+
+
+def test_scale_begins_at_one_and_carries_the_strength_where_weights_are_normalised() -> None:
+    scales = [made.named(point)["scale"] for made in [wider(("ties",), scale=Range(0.3, 2.5))] for point in made.start]
+    assert scales == [1.0, 0.9, 1.8, 2.5]
+    for fixed in ({}, {"normalize": Fixed(False)}):
+        made = wider(("task_arithmetic",), fixed, scale=Range(0.3, 2.5))
+        assert {made.named(point)["scale"] for point in made.start} == {1.0}
+
+
+def test_negative_mirrors_the_weights_of_task_vectors_only() -> None:
+    made = wider(("ties", "linear"), {"weight": Range(0.0, 0.8)}, negative=True)
+    lows = {gene.name.split(".")[0]: (gene.low, gene.high) for gene in made.genes if gene.parameter == "weight"}
+    assert lows == {"ties": (-0.8, 0.8), "linear": (0.0, 0.8)}
+    own = wider(("ties",), {"weight": Range(-0.5, 1.0)}, negative=True)
+    assert {(gene.low, gene.high) for gene in own.genes if gene.parameter == "weight"} == {(-0.5, 1.0)}
+
+
+def test_sources_that_take_no_part_are_no_part_of_the_recipe() -> None:
+    made = wider(("task_arithmetic",), subset=True)
+    genes = [gene for gene in made.genes if gene.parameter == "take"]
+    assert [gene.model for gene in genes] == ["math", "math-2", "chat"]
+    assert all(made.named(point)[gene.name] for point in made.start for gene in genes)
+    recipe = made.decode(point_with(made, take__math=False))
+    assert set(recipe.references) == {"org/base", "b+c/math", "org/chat"}
+    other = point_with(made, take__math=False, weight__math__layers__layers_0_2=1.2, weight__math__outer=0.9)
+    assert other != point_with(made, take__math=False)
+    assert made.decode(other).digest == recipe.digest
+
+
+@pytest.mark.parametrize("method", ["task_arithmetic", "linear", "model_stock", "karcher"])
+def test_a_recipe_without_any_source_is_never_made(method: str) -> None:
+    made = wider((method,), subset=True)
+    none = made.decode(point_with(made, take__math=False, take__math_2=False, take__chat=False))
+    assert none.digest == made.decode(point_with(made)).digest
+    assert len(none.references) == 4
+
+
+@settings(max_examples=30)
+@given(st.data())
+def test_every_point_of_a_wide_space_is_a_recipe(data: st.DataObject) -> None:
+    keys = {"scale": Range(0.3, 2.5), "negative": True, "subset": True}
+    made = wider(("ties", "linear", "slerp", "model_stock"), **keys)
+    point = tuple(data.draw(st.floats(0, 1)) for _ in made.genes)
+    recipe = made.decode(point)
+    assert Recipe.from_yaml(recipe.to_yaml()).digest == recipe.digest

@@ -1,0 +1,67 @@
+"""The space of a search.yaml: the usual one, and what is refused with the key that is wrong."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from evolve.config import SearchConfig
+from evolve.errors import ConfigError
+from evolve.setting import Setting
+from search_spaces.space import SearchSpace
+
+MODELS = Path(__file__).parents[2] / "tasks" / "demo" / "models"
+
+
+def spanned(*sources: str, **space: Any) -> SearchSpace:
+    config = SearchConfig.model_validate(
+        {
+            "name": "r",
+            "models": {"base": str(MODELS / "base"), "sources": [str(MODELS / name) for name in sources]},
+            "space": space,
+            "score": {"tasks": [{"task": "t", "metric": "acc"}]},
+        }
+    )
+    return Setting(config).space
+
+
+def test_the_usual_space_is_task_arithmetic_with_weights_for_every_layer() -> None:
+    space = spanned("sort", "reverse")
+    assert space.spec.methods == ("task_arithmetic",)
+    assert len(space.genes) == 2 * (6 + 1)
+
+
+def test_scale_takes_a_range_of_its_own() -> None:
+    usual, own = (spanned("sort", "reverse", scale=value).genes for value in (True, {"low": 0.5, "high": 4}))
+    assert [(gene.low, gene.high) for each in (usual, own) for gene in each if gene.name == "scale"] == [
+        (0.3, 2.5),
+        (0.5, 4.0),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("space", "sources", "message"),
+    [
+        ({"method": "linear", "scale": True}, ("sort",), "space.scale: linear merges no task vectors; "),
+        ({"method": ["slerp"], "negative": True}, ("sort",), "space.negative: slerp merges no task vectors; "),
+        (
+            {"scale": True, "parameters": {"lambda": 2.0}},
+            ("sort",),
+            "space.scale: is lambda in recipes, which space.parameters sets as well; ",
+        ),
+        ({"subset": True}, ("sort",), "space.subset: there is one source only"),
+        ({"method": "slerp", "subset": True}, ("sort", "pick"), "space.subset: slerp takes a fixed number of models"),
+        (
+            {"method": "karcher", "parameters": {"max_iter": {"low": 1.5, "high": 3}}},
+            ("sort",),
+            "space.parameters.max_iter: max_iter is 1.5; give a whole number",
+        ),
+        ({"parameters": {"weight": 0.5}, "layers": 1}, ("sort",), "space: nothing is left to search"),
+    ],
+)
+def test_what_the_models_or_methods_do_not_bear(space: dict[str, Any], sources: tuple[str, ...], message: str) -> None:
+    with pytest.raises(ConfigError) as raised:
+        spanned(*sources, **space)
+    assert str(raised.value).startswith(message)
