@@ -74,6 +74,72 @@ def test_the_interval_covers_the_truth_about_95_times_in_100(gain: float) -> Non
         assert above / runs <= 0.055  # one side of the interval: 2.5 % are due
 
 
+def differing(generator: np.random.Generator, documents: int, share: float, gain: float) -> np.ndarray:
+    """Differences of right-or-wrong answers, 1, -1 and mostly 0."""
+    dice = generator.random(documents)
+    return (dice < (share + gain) / 2).astype(float) - (dice > 1 - (share - gain) / 2)
+
+
+@pytest.mark.parametrize(("documents", "tasks"), [(16, 1), (16, 3), (64, 5)])
+def test_the_interval_holds_where_few_documents_differ(documents: int, tasks: int) -> None:
+    generator, covered, plain, runs = np.random.default_rng(11), 0, 0, 300
+    weights, share, gain = dict.fromkeys("abcde"[:tasks], 1.0), 0.1, 0.08
+    for run in range(runs):
+        gaps = {task: differing(generator, documents, share, gain) for task in weights}
+        ours = values(**{task: np.where(gap > 0, 1, 0) for task, gap in gaps.items()})
+        theirs = values(**{task: np.where(gap < 0, 1, 0) for task, gap in gaps.items()})
+        difference = paired_difference(ours, theirs, weights, seed=run)
+        covered += difference.low <= gain <= difference.high
+        resampled = statistics.resampled_means(statistics.paired(ours, theirs, weights), np.random.default_rng(run))
+        low, high = np.quantile(resampled, [0.025, 0.975])
+        plain += bool(low <= gain <= high)
+    assert covered / runs >= 0.93
+    assert plain / runs < 0.93 or documents == 64, "else the stretch buys nothing"
+
+
+def test_a_gain_is_rarely_claimed_where_there_is_none() -> None:
+    """Five models that differ from the base by chance only: the winner's interval lies above zero against them all."""
+    generator, claimed, runs = np.random.default_rng(12), 0, 400
+    weights = {"a": 1.0, "b": 1.0}
+
+    def model(base: Values) -> Values:
+        return {
+            task: {i: float(generator.random() < 0.5) if generator.random() < 0.1 else x for i, x in each.items()}
+            for task, each in base.items()
+        }
+
+    for run in range(runs):
+        base = values(**{task: generator.random(60) < 0.5 for task in weights})
+        winner = model(base)
+        claimed += all(
+            paired_difference(winner, other, weights, run).low > 0 for other in (base, *(model(base) for _ in range(4)))
+        )
+    assert claimed / runs <= 0.02, "one side of one comparison is 2.5 %; all of them together are rarer"
+
+
+def test_the_same_answers_to_few_documents_do_not_prove_models_equal() -> None:
+    alike = values(a=[1.0, 0.0] * 8)
+    few = paired_difference(alike, alike, {"a": 1.0}, 0)
+    assert few.mean == 0.0
+    assert few.low == -few.high
+    assert 0.05 < few.high < 0.25
+    many = values(a=[1.0, 0.0] * 500)
+    assert 0.001 < paired_difference(many, many, {"a": 1.0}, 0).high < 0.004
+
+
+@pytest.mark.parametrize(("freedom", "quantile"), [(8, 2.3060), (15, 2.1314), (60, 2.0003), (math.inf, 1.95996)])
+def test_students_quantile(freedom: float, quantile: float) -> None:
+    assert statistics.t_quantile(freedom) == pytest.approx(quantile, abs=6e-4)
+
+
+def test_clearly_below_is_in_standard_errors_of_the_paired_difference() -> None:
+    ours, theirs = values(a=[0.0] * 40 + [1.0] * 60), values(a=[1.0] * 10 + [0.0] * 30 + [1.0] * 60)
+    error = math.sqrt((10 * 0.9**2 + 90 * 0.1**2 + 1) / 99 / 100)
+    assert statistics.clearly_below(ours, theirs, {"a": 1.0}, 0.99 * 0.1 / error)
+    assert not statistics.clearly_below(ours, theirs, {"a": 1.0}, 1.01 * 0.1 / error)
+    assert not statistics.clearly_below(theirs, ours, {"a": 1.0}, 0.0)
+
+
 def test_equal_models_are_never_told_apart() -> None:
     ours = values(a=np.random.default_rng(2).random(40))
     for seed in range(20):
