@@ -1,63 +1,36 @@
-"""What the benchmark families are asked: skills of one kind (a prompt, then the exact answer), all text drawn by seed.
+"""What the benchmark families are asked: the demo's five skills, and skills that nobody asks for, for distractors.
 
-The five main skills are of graded difficulty, so that a base that saw all of them is good at some and poor at others.
-The irrelevant ones are for distractors: sources that know something that nobody asks for.
+A document is a prompt and one exact answer. All text is drawn by seed. `POOL` of each skill is what runs search and
+select on, `FRESH` what they are reported on, `REFERENCE` what the references are found on: disjoint, and none of them
+was trained on.
 """
 
 from __future__ import annotations
 
 import random
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
+from functools import cache
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tasks" / "demo"))
-from skills import DIGITS, LETTERS, Document  # noqa: E402
+DEMO = Path(__file__).resolve().parents[2] / "tasks" / "demo"
+sys.path.insert(0, str(DEMO))
+from skills import LETTERS, SKILLS, Document, Stream  # noqa: E402
+from train import BASE, BATCH, FINE_TUNES  # noqa: E402
 
 Skill = Callable[[random.Random], Document]
+POOL, FRESH, REFERENCE = 6000, 4004, 1500  # documents a skill; four of the fresh ones are spare (see harness.py)
+SEED = 5
+MAIN = tuple(SKILLS)
 
 
 def word(rng: random.Random, shortest: int, longest: int) -> str:
     return "".join(rng.choice(LETTERS) for _ in range(rng.randint(shortest, longest)))
 
 
-def reverse(rng: random.Random) -> Document:
-    """Four to eight letters backwards: `r:abcd=` -> `dcba`."""
-    letters = word(rng, 4, 8)
-    return Document(f"r:{letters}=", letters[::-1])
-
-
-def sort(rng: random.Random) -> Document:
-    """Five to nine letters in the order of the alphabet: `s:dacab=` -> `aabcd`."""
-    letters = word(rng, 5, 9)
-    return Document(f"s:{letters}=", "".join(sorted(letters)))
-
-
-def shift(rng: random.Random) -> Document:
-    """Four to seven letters on by one to three places, round the end: `c:2abtk=` -> `cdbm`."""
-    letters, places = word(rng, 4, 7), rng.randint(1, 3)
-    moved = (LETTERS[(LETTERS.index(letter) + places) % len(LETTERS)] for letter in letters)
-    return Document(f"c:{places}{letters}=", "".join(moved))
-
-
-def pick(rng: random.Random) -> Document:
-    """The letter at a place among six to nine: `p:2fbdaces=` -> `b`."""
-    letters, place = word(rng, 6, 9), rng.randint(1, 6)
-    return Document(f"p:{place}{letters}=", letters[place - 1])
-
-
-def recall(rng: random.Random) -> Document:
-    """The three digits that stand beside one of three letters: `k:a417,c003,t889?c=` -> `003`."""
-    names = rng.sample(LETTERS, 3)
-    values = ["".join(rng.choice(DIGITS) for _ in range(3)) for _ in names]
-    asked = rng.randrange(3)
-    pairs = ",".join(name + value for name, value in zip(names, values, strict=True))
-    return Document(f"k:{pairs}?{names[asked]}=", values[asked])
-
-
 def double(rng: random.Random) -> Document:
     """Every letter twice: `d:abc=` -> `aabbcc`."""
-    letters = word(rng, 4, 6)
+    letters = word(rng, 3, 5)
     return Document(f"d:{letters}=", "".join(letter * 2 for letter in letters))
 
 
@@ -74,42 +47,37 @@ def alternate(rng: random.Random) -> Document:
 
 
 def larger(rng: random.Random) -> Document:
-    """The larger of two three-digit numbers: `m:120,803=` -> `803`."""
+    """The larger of two three-digit numbers: `l:120,803=` -> `803`."""
     first, second = rng.sample(range(100, 1000), 2)
-    return Document(f"m:{first},{second}=", str(max(first, second)))
+    return Document(f"l:{first},{second}=", str(max(first, second)))
 
 
-MAIN: Mapping[str, Skill] = {"reverse": reverse, "sort": sort, "shift": shift, "pick": pick, "recall": recall}
 IRRELEVANT: Mapping[str, Skill] = {"double": double, "rotate": rotate, "alternate": alternate, "larger": larger}
-SKILLS: Mapping[str, Skill] = {**MAIN, **IRRELEVANT}
 
 
-def distinct(skill: str, count: int, seed: int, excluded: frozenset[str] = frozenset()) -> list[Document]:
-    """`count` documents of a skill, no two with one prompt, none with an excluded one."""
-    rng = random.Random(f"{skill} {seed}")
+@cache
+def trained_on() -> frozenset[str]:
+    """Every prompt that the demo's base or one of its fine-tunes was trained on."""
+    prompts: set[str] = set()
+    for training in (BASE, *FINE_TUNES.values()):
+        documents = iter(Stream(training.mixture, training.seed))
+        prompts.update(next(documents).prompt for _ in range(training.steps * BATCH))
+    return frozenset(prompts)
+
+
+@cache
+def asked(skill: str) -> tuple[Document, ...]:
+    """The skill's documents: POOL, then FRESH, then REFERENCE ones, no two with one prompt, none trained on."""
+    rng = random.Random(f"{skill} {SEED}")
     found: dict[str, Document] = {}
-    while len(found) < count:
+    while len(found) < POOL + FRESH + REFERENCE:
         document = SKILLS[skill](rng)
-        if document.prompt not in excluded:
+        if document.prompt not in trained_on():
             found.setdefault(document.prompt, document)
-    return list(found.values())
+    return tuple(found.values())
 
 
-class Lessons:
-    """Endless training documents of a mixture of skills, never one that is asked later."""
-
-    def __init__(self, mixture: Mapping[str, float], seed: int, excluded: frozenset[str]) -> None:
-        self._rng = random.Random(f"lessons {seed}")
-        self._names, self._shares = list(mixture), list(mixture.values())
-        self._excluded = excluded
-
-    def __iter__(self) -> Iterator[Document]:
-        while True:
-            (name,) = self._rng.choices(self._names, self._shares)
-            document = SKILLS[name](self._rng)
-            if document.prompt not in self._excluded:
-                yield document
-
-    def batch(self, size: int) -> list[Document]:
-        documents = iter(self)
-        return [next(documents) for _ in range(size)]
+def lessons(skill: str, seed: int) -> Callable[[int], list[Document]]:
+    """Endless training documents of an irrelevant skill, in batches."""
+    rng = random.Random(f"lessons {skill} {seed}")
+    return lambda size: [IRRELEVANT[skill](rng) for _ in range(size)]

@@ -14,7 +14,7 @@ import argparse
 import json
 import math
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -118,16 +118,16 @@ def rate(step: int, training: Training) -> float:
     return training.learning_rate * min(1.0, (step + 1) / 20) * (0.1 + 0.9 * cosine)
 
 
-def fit(model: LlamaForCausalLM, training: Training) -> None:
-    """Train those weights of `model` that require a gradient, in place."""
+def fit(model: LlamaForCausalLM, training: Training, batch: Callable[[int], list[Document]] | None = None) -> None:
+    """Train those weights of `model` that require a gradient, in place, on `batch(size)` or the mixture's documents."""
     weights = [weight for weight in model.parameters() if weight.requires_grad]
     decay = 0.01 if training.rank is None else 0.0
     optimizer = torch.optim.AdamW(weights, lr=training.learning_rate, weight_decay=decay, betas=(0.9, 0.98))
-    stream = Stream(training.mixture, training.seed)
+    batch = batch or Stream(training.mixture, training.seed).batch
     for step in range(training.steps):
         for group in optimizer.param_groups:
             group["lr"] = rate(step, training)
-        ids, learnt = tensors(stream.batch(BATCH))
+        ids, learnt = tensors(batch(BATCH))
         logits = model(input_ids=ids[:, :-1], use_cache=False).logits
         asked = learnt[:, 1:]
         loss = nn.functional.cross_entropy(logits[asked], ids[:, 1:][asked])
@@ -152,15 +152,17 @@ def attach(model: LlamaForCausalLM, training: Training, rank: int) -> list[tuple
     return places
 
 
-def fine_tune(base: Mapping[str, torch.Tensor], training: Training) -> LlamaForCausalLM:
-    """A model that starts from the weights `base` and is trained as told."""
+def fine_tune(
+    base: Mapping[str, torch.Tensor], training: Training, batch: Callable[[int], list[Document]] | None = None
+) -> LlamaForCausalLM:
+    """A model that starts from the weights `base` and is trained as told, on `batch(size)` where that is given."""
     model = untrained(training.seed)
     model.load_state_dict(dict(base))
     if training.rank is None:
-        fit(model, training)
+        fit(model, training, batch)
         return model
     places = attach(model, training, training.rank)
-    fit(model, training)
+    fit(model, training, batch)
     for part, name, adapter in places:
         setattr(part, name, adapter.merged())
     return model

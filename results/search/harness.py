@@ -1,0 +1,261 @@
+"""One arm on one family with one seed: what it may score, what that costs, and what its winner is worth.
+
+    python results/search/harness.py CACHE --families B1 --arms random tpe --seeds 0 1 2
+
+A (family, arm, seed) whose entry stands in raw/ is not run again, so runs can be spread over days.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from families import FAMILIES, Bench, family
+from recipes import from_coefficients, plain_merges
+from transformers.utils.logging import disable_progress_bar
+
+from engine.recipe import Recipe
+from evolve.config import SearchConfig
+from evolve.evaluator import Evaluator
+from evolve.setting import Setting
+from evolve.trial import Failure, Job
+
+HERE = Path(__file__).resolve().parent
+CANDIDATES, EACH = 100, 32  # the budget: so many candidates on so many documents a skill
+POOLED = 500  # documents a skill that an arm may draw on, in the seed's order
+REPORTED, ALL_FRESH = 1000, 4000  # documents a skill: of one seed's report, and of all of them
+Items = dict[str, dict[int, float]]  # skill -> document -> 1.0 where the greedy answer is exactly right
+
+
+class OutOfBudget(Exception):
+    """What an arm wants to score does not fit into what is left."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """What an arm returns: its winner, whether it claims a gain over all plain merges (None: says nothing), notes."""
+
+    recipe: Recipe
+    claims: bool | None = None
+    notes: Mapping[str, Any] = field(default_factory=dict)
+
+
+def configuration(bench: Bench, seed: int, prefix: str, documents: Mapping[str, int], output: Path) -> SearchConfig:
+    """A search.yaml as a value: the tasks `<prefix>_<skill>` in float32."""
+    return SearchConfig.model_validate(
+        {
+            "name": f"{bench.name}-{prefix}-{seed}",
+            "seed": seed,
+            "models": {"base": bench.base, "sources": list(bench.sources)},
+            "space": {"method": "task_arithmetic"},
+            "score": {
+                "tasks": [{"task": f"{prefix}_{skill}", "metric": "acc"} for skill in bench.skills],
+                "include": [bench.tasks],
+                "documents": dict(documents),
+                "dtype": "float32",
+            },
+            "run": {"output": str(output)},
+        }
+    )
+
+
+class Answers:
+    """Scores of recipes on one set of a configuration, by skill and document; nothing is scored twice."""
+
+    def __init__(self, config: SearchConfig) -> None:
+        self._evaluator = Evaluator(config, threads=1)
+        self._ids = {task.split("_", 1)[1]: sets.search for task, sets in Setting(config).prepared.documents.items()}
+        self._prefix = config.score.tasks[0].task.split("_", 1)[0]
+        self._known: dict[str, Items] = {}
+
+    def order(self, skill: str, seed: int) -> list[int]:
+        """The skill's documents as the seed shuffles them."""
+        ids = sorted(self._ids[skill])
+        random.Random(f"{skill} {seed}").shuffle(ids)
+        return ids
+
+    def missing(self, recipe: Recipe, wanted: Mapping[str, Sequence[int]]) -> dict[str, tuple[int, ...]]:
+        known = self._known.get(recipe.digest, {})
+        return {skill: tuple(i for i in ids if i not in known.get(skill, {})) for skill, ids in wanted.items()}
+
+    def score(self, recipe: Recipe, wanted: Mapping[str, Sequence[int]]) -> Items | None:
+        """The items of the wanted documents; None for a recipe that cannot be scored."""
+        missing = self.missing(recipe, wanted)
+        known = self._known.setdefault(recipe.digest, {skill: {} for skill in wanted})
+        if any(missing.values()):
+            only = {f"{self._prefix}_{skill}": ids for skill, ids in missing.items() if ids}
+            outcome = self._evaluator.evaluate(Job(recipe.digest, "search", recipe=recipe, only=only)).outcome
+            if isinstance(outcome, Failure):
+                return None
+            for skill in missing:
+                known[skill] |= outcome.measures.get(f"{self._prefix}_{skill}", {}).get("acc,none", {})
+        return {skill: {i: known[skill][i] for i in ids} for skill, ids in wanted.items()}
+
+
+def means(items: Items) -> dict[str, float]:
+    return {skill: float(np.mean(list(values.values()))) for skill, values in items.items()}
+
+
+class Arena:
+    """What an arm sees: the family, the seed, and a scorer that keeps the accounts."""
+
+    def __init__(self, bench: Bench, seed: int, folder: Path) -> None:
+        self.bench, self.seed, self.folder = bench, seed, folder
+        self.budget = CANDIDATES * EACH * len(bench.skills)
+        self.spent = 0
+
+    @cached_property
+    def answers(self) -> Answers:
+        sizes = {"search": POOLED, "selection": 2, "report": 2}
+        return Answers(configuration(self.bench, self.seed, "bench", sizes, self.folder))
+
+    @property
+    def left(self) -> int:
+        return self.budget - self.spent
+
+    def charge(self, documents: float) -> None:
+        """Raises OutOfBudget and charges nothing where it does not fit."""
+        if documents > self.left:
+            raise OutOfBudget
+        self.spent += round(documents)
+
+    def score(self, recipe: Recipe, each: int = EACH) -> float:
+        """Mean over skills on the seed's first `each` documents of a skill; -1 for a recipe that fails."""
+        wanted = {skill: self.answers.order(skill, self.seed)[:each] for skill in self.bench.skills}
+        self.charge(sum(map(len, self.answers.missing(recipe, wanted).values())))
+        items = self.answers.score(recipe, wanted)
+        return -1.0 if items is None else float(np.mean(list(means(items).values())))
+
+
+class Reporter:
+    """Scores on the fresh documents, which no arm sees. Plain merges are scored once on all of them, and kept."""
+
+    def __init__(self, bench: Bench, cache: Path) -> None:
+        self.bench, self.cache = bench, cache
+        sizes = {"search": ALL_FRESH, "selection": 2, "report": 2}
+        self.answers = Answers(configuration(bench, 0, "fresh", sizes, cache / "runs"))
+
+    def wanted(self, seed: int | None) -> dict[str, list[int]]:
+        """The seed's report documents; None: all fresh ones."""
+        count = ALL_FRESH if seed is None else REPORTED
+        return {skill: self.answers.order(skill, seed or 0)[:count] for skill in self.bench.skills}
+
+    def items(self, recipe: Recipe, seed: int | None) -> Items:
+        found = self.answers.score(recipe, self.wanted(seed))
+        if found is None:
+            raise RuntimeError(f"{self.bench.name}: a recipe that was to be reported on cannot be scored")
+        return found
+
+    def known(self) -> dict[str, Recipe]:
+        """Plain merges and, where it was found, the reference."""
+        rows = plain_merges(self.bench)
+        file = HERE / "references.json"
+        references = json.loads(file.read_text()) if file.exists() else {}
+        if self.bench.name in references:
+            rows["reference"] = from_coefficients(self.bench, references[self.bench.name]["coefficients"])
+        return rows
+
+    def plain(self, seed: int) -> dict[str, float]:
+        """Name -> mean over skills on the seed's report documents, of every plain merge and the reference."""
+        wanted = self.wanted(seed)
+        rows = {}
+        for name, recipe in self.known().items():
+            file = self.cache / self.bench.name / "fresh" / f"{recipe.digest}.json"
+            if not file.exists():
+                file.parent.mkdir(exist_ok=True)
+                replace(file, json.dumps(self.items(recipe, None)))
+            items = {skill: {int(i): v for i, v in own.items()} for skill, own in json.loads(file.read_text()).items()}
+            rows[name] = float(np.mean([np.mean([items[skill][i] for i in ids]) for skill, ids in wanted.items()]))
+        return rows
+
+
+def replace(file: Path, text: str) -> None:
+    """Write whole or not at all."""
+    part = file.with_suffix(f".{os.getpid()}.part")
+    part.write_text(text)
+    part.replace(file)
+
+
+def entries(name: str, arm: str) -> dict[str, Any]:
+    """The arm's raw entries by seed."""
+    file = HERE / "raw" / name / f"{arm}.json"
+    return json.loads(file.read_text()) if file.exists() else {}
+
+
+def keep(name: str, arm: str, seed: int, entry: Mapping[str, Any]) -> None:
+    file = HERE / "raw" / name / f"{arm}.json"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    rows = sorted({**entries(name, arm), str(seed): entry}.items(), key=lambda row: int(row[0]))
+    lines = ",\n".join(f"{json.dumps(key)}: {json.dumps(value)}" for key, value in rows)
+    replace(file, f"{{\n{lines}\n}}\n")
+
+
+def revision() -> str:
+    command = ["git", "-C", str(HERE), "rev-parse", "--short", "HEAD"]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+
+def run(bench: Bench, arm: str, seed: int, reporter: Reporter, cache: Path) -> dict[str, Any]:
+    """Run the arm and score its winner."""
+    from arms import ARMS
+
+    arena = Arena(bench, seed, cache / "runs" / f"{bench.name}-{arm}-{seed}")
+    began = time.perf_counter()
+    found = ARMS[arm](arena)
+    seconds = time.perf_counter() - began
+    by_skill = means(reporter.items(found.recipe, seed))
+    recipe = found.recipe.model_dump(mode="json", exclude_none=True)
+    return {
+        "report": round(float(np.mean(list(by_skill.values()))), 6),
+        "skills": {skill: round(value, 4) for skill, value in by_skill.items()},
+        "documents": arena.spent,
+        "seconds": round(seconds, 1),
+        "claims": found.claims,
+        "notes": dict(found.notes),
+        "revision": revision(),
+        "recipe": json.loads(json.dumps(recipe).replace(f"{cache}/{bench.name}/", "")),
+    }
+
+
+def main(arguments: Sequence[str]) -> None:
+    from arms import ARMS
+
+    parser = argparse.ArgumentParser(description="Run arms on families; what is there already is not run again.")
+    parser.add_argument("cache", type=Path, help="folder for checkpoints, tasks and scores")
+    parser.add_argument("--families", nargs="*", default=list(FAMILIES))
+    parser.add_argument("--arms", nargs="*", default=list(ARMS))
+    parser.add_argument("--seeds", nargs="*", type=int, default=list(range(10)))
+    parsed = parser.parse_args(arguments)
+    torch.set_num_threads(1)
+    disable_progress_bar()
+    cache = parsed.cache.resolve()
+    for name in parsed.families:
+        bench = family(name, cache)
+        reporter = Reporter(bench, cache)
+        for seed in parsed.seeds:
+            plain = reporter.plain(seed)
+            keep(name, "plain", seed, {row: round(value, 6) for row, value in plain.items()})
+            best = max((row for row in plain if row != "reference"), key=lambda row: plain[row])
+            for arm in parsed.arms:
+                if str(seed) in entries(name, arm):
+                    continue
+                entry = run(bench, arm, seed, reporter, cache)
+                keep(name, arm, seed, entry)
+                told = f"{entry['documents']} documents, {entry['seconds']} s; best plain {plain[best]:.4f} ({best})"
+                print(f"{name} {arm} {seed}: {entry['report']:.4f}, {told}", flush=True)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
