@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from engine.methods import METHODS
 from engine.recipe import Recipe
 from search_spaces.assemble import labels
 from search_spaces.depth import Family
-from search_spaces.space import DECIMALS, SearchSpace
+from search_spaces.space import DECIMALS, STRENGTHS, Point, SearchSpace
 
 TASK_ARITHMETIC_WEIGHT = 0.3  # Ilharco et al. 2023, "Editing models with task arithmetic", for many tasks
 WINNER, BASE = "winner", "base"  # rows of the report
 RESERVED = (WINNER, BASE, "uniform average")  # so a source of that name gets another label
 AVERAGING = ("linear", "task_arithmetic")  # methods whose merge is the mean where every weight is 1/k
+DARE_DENSITY = 0.1  # Yu et al. 2024, arXiv:2311.03099: drop 90 %, rescale the rest
 TIES_DENSITY = 0.2  # Yadav et al. 2023, "TIES-Merging": keep the top 20 %, weight 1, when nothing can be tuned
 
 
@@ -33,27 +36,57 @@ def model_recipes(family: Family) -> dict[str, Recipe]:
 
 
 def plain_merges(family: Family) -> dict[str, Recipe]:
-    """Uniform average of the sources, task arithmetic and TIES as published, untuned."""
-    dtypes = {"dtype": "float32", "out_dtype": family.out_dtype}
-
-    def merge(method: str, base: bool, **own: float) -> Recipe:
-        models = [{"model": model, "parameters": own} for model in family.sources]
-        return Recipe.model_validate(
-            {
-                "merge_method": METHODS[method].name,
-                **({"base_model": family.base} if base else {}),
-                "models": [*([{"model": family.base}] if base else []), *models],
-                **dtypes,
-            }
-        )
-
+    """Uniform average of the sources, task arithmetic, TIES and DARE as published, untuned."""
+    weight = TASK_ARITHMETIC_WEIGHT
     return {
-        "uniform average": merge("linear", False, weight=1.0),
-        f"task arithmetic, weight {TASK_ARITHMETIC_WEIGHT}": merge(
-            "task_arithmetic", True, weight=TASK_ARITHMETIC_WEIGHT
-        ),
-        f"TIES, density {TIES_DENSITY}": merge("ties", True, weight=1.0, density=TIES_DENSITY),
+        "uniform average": averaged(family, family.sources),
+        f"task arithmetic, weight {weight}": merged(family, "task_arithmetic", weight=weight),
+        f"TIES, density {TIES_DENSITY}": merged(family, "ties", weight=1.0, density=TIES_DENSITY),
+        f"DARE, density {DARE_DENSITY}": merged(family, "dare_linear", weight=weight, density=DARE_DENSITY),
     }
+
+
+def opening_merges(space: SearchSpace) -> dict[str, Recipe]:
+    """The plain merges, and a grid of task arithmetic's strengths where the space's own start has none."""
+    family = space.spec.family
+    grid = () if "task_arithmetic" in space.spec.methods else STRENGTHS
+    strengths = {
+        f"task arithmetic, weight {strength:g}": merged(family, "task_arithmetic", weight=strength) for strength in grid
+    }
+    return strengths | plain_merges(family)
+
+
+def averaged(family: Family, models: Sequence[str]) -> Recipe:
+    """The mean of some of the sources."""
+    return _recipe(family, "linear", None, models, {"weight": 1.0})
+
+
+def merged(family: Family, method: str, **own: float) -> Recipe:
+    """All sources merged into the base, each with the same parameters."""
+    return _recipe(family, method, family.base, family.sources, own)
+
+
+def _recipe(family: Family, method: str, base: str | None, models: Sequence[str], own: dict[str, float]) -> Recipe:
+    return Recipe.model_validate(
+        {
+            "merge_method": METHODS[method].name,
+            **({"base_model": base} if base else {}),
+            "models": [
+                *([{"model": base}] if base else []),
+                *({"model": model, "parameters": own} for model in models),
+            ],
+            "dtype": "float32",
+            "out_dtype": family.out_dtype,
+        }
+    )
+
+
+def start_name(space: SearchSpace, point: Point) -> str:
+    """What a start point is called: its method and the strength that it begins with."""
+    values = space.named(point)
+    weights = [float(value) for name, value in values.items() if "weight" in name.split(".")[:2]]
+    strength = f", weight {max(weights):g}" if weights else ""
+    return f"{values.get('method', space.spec.methods[0])}{strength}"
 
 
 def opening_merge(space: SearchSpace, recipe: Recipe) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -29,16 +30,15 @@ class Budget:
             used += max(finished, default=start) - start
         return cls(search.trials, search.hours, search.documents, used, time.time())
 
-    def left(self, trials: Collection[Trial], generation: int) -> int:
-        """How many more candidates of `generation` may be evaluated now.
-
-        Documents are counted up to the generation before, so that a search which was interrupted within one ends
-        where it would have ended.
-        """
+    def candidates(self, trials: int) -> int:
+        """How many more candidates may be evaluated now, where there are `trials` already."""
         hours = (self.used_seconds + time.time() - self.started) / 3600
         if self.hours is not None and hours >= self.hours:
             return 0
-        scored = sum(trial.documents for trial in trials if trial.generation < generation)
-        if self.documents is not None and scored >= self.documents:
-            return 0
-        return max(0, self.trials - len(trials))
+        return max(0, self.trials - trials)
+
+    def times(self, each: int, spent: int) -> int:
+        """How many times `each` documents may still be scored after `spent` of them."""
+        if self.documents is None:
+            return sys.maxsize
+        return max(0, self.documents - spent) // max(1, each)

@@ -57,8 +57,8 @@ class Ledger:
         return sorted(map(from_frozen, frozen), key=lambda trial: trial.id)
 
     def record(self, trial: Trial, genes: tuple[Gene, ...], values: dict[str, Value]) -> None:
-        """Write a finished trial in one transaction."""
-        shown = {gene.name: gene for gene in genes[:SHOWN_GENES]}
+        """Write a finished trial in one transaction. `values`: the genes' at its point; none outside of the space."""
+        shown = {gene.name: gene for gene in genes[:SHOWN_GENES] if gene.name in values}
         frozen = create_trial(
             state=TrialState.FAIL if trial.failure else TrialState.COMPLETE,
             value=trial.value,

@@ -31,7 +31,10 @@ class Remembering:
         waiting: dict[tuple[str, Documents], tuple[Job, dict[str, Item]]] = {}
         asked = []
         for job in jobs:
-            digests = self._keys.digests(job.documents)
+            if job.slopes:
+                asked.append(job)
+                continue
+            digests = self._digests(job)
             known = self._items.known(self._keys.candidate(job))
             missing = missing_of(digests, known)
             if not missing:
@@ -40,6 +43,9 @@ class Remembering:
             waiting[job.key, job.documents] = job, known
             asked.append(replace(job, only=missing) if known else job)
         for part, evaluation in self._inner.run(asked):
+            if part.slopes:
+                yield part, evaluation
+                continue
             job, known = waiting.pop((part.key, part.documents))
             yield job, self._remember(job, known, evaluation)
 
@@ -51,7 +57,7 @@ class Remembering:
         fresh = evaluation.partial if isinstance(evaluation.outcome, Failure) else evaluation.outcome
         if fresh is None:
             return evaluation
-        digests = self._keys.digests(job.documents)
+        digests = self._digests(job)
         added = by_digest(fresh, digests)
         self._items.add(self._keys.candidate(job), added)
         if failed or not known:
@@ -62,6 +68,13 @@ class Remembering:
                 for digest, value in values.items():
                     known[short(digest)] = {**known.get(short(digest), {}), measure: value}
         return replace(evaluation, outcome=score_of(digests, known, fresh.seconds))
+
+    def _digests(self, job: Job) -> Digests:
+        """Of what the job asks for."""
+        digests = self._keys.digests(job.documents)
+        if job.only is None:
+            return digests
+        return {task: {each: digests[task][each] for each in ids} for task, ids in job.only.items()}
 
 
 @dataclass(frozen=True)

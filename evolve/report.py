@@ -252,15 +252,28 @@ def trials_csv(space: SearchSpace, trials: Sequence[Trial]) -> str:
     genes = [gene.name for gene in space.genes]
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    head = ["id", "generation", "value", "standard_error", "documents", "failure", "seconds", "digest"]
+    head = [
+        "id",
+        "generation",
+        "origin",
+        "value",
+        "whole",
+        "standard_error",
+        "documents",
+        "failure",
+        "seconds",
+        "digest",
+    ]
     writer.writerow([*head, *tasks, *(f"loglikelihood {task}" for task in answered), *genes])
     for trial in trials:
-        values = space.named(trial.point)
+        values = space.named(trial.point) if trial.point else {}
         writer.writerow(
             [
                 trial.id,
                 trial.generation,
+                trial.origin,
                 "" if trial.value is None else trial.value,
+                str(trial.whole).lower(),
                 trial.standard_error,
                 trial.documents,
                 f"{trial.failure.kind}: {trial.failure.message}" if trial.failure else "",
@@ -268,7 +281,7 @@ def trials_csv(space: SearchSpace, trials: Sequence[Trial]) -> str:
                 trial.digest[:16],
                 *(trial.tasks.get(task, "") for task in tasks),
                 *(trial.loglikelihoods.get(task, "") for task in answered),
-                *(values[gene] for gene in genes),
+                *(values.get(gene, "") for gene in genes),
             ]
         )
     return out.getvalue()

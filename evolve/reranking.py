@@ -23,6 +23,7 @@ from evolve.maximised import objective_text
 from evolve.remembering import Keys, missing_of, score_of
 from evolve.setting import Setting
 from evolve.statistics import standard_error
+from evolve.study import recipe_of
 from evolve.trial import Job, Trial
 from tasks.objective import Measures, Objective, Utilities, mean_over_tasks
 
@@ -89,7 +90,7 @@ def recorded(trials: Iterable[Trial], setting: Setting, items: Items) -> dict[st
     for trial in trials:
         if trial.digest in found:
             continue
-        recipe = setting.space.decode(trial.point)
+        recipe = recipe_of(trial, setting.space)
         known = items.known(keys.candidate(Job(key=trial.digest, documents="search", recipe=recipe)))
         if not missing_of(digests, known):
             found[trial.digest] = trial, score_of(digests, known).measures

@@ -88,9 +88,9 @@ class Trial:
     """A finished candidate as the ledger holds it. `value`, of the objective, is None for a failure.
 
     `tasks`: the metric of each, as lm-eval prints it; `loglikelihoods`: of the gold answers, per unit of their length;
-    `parts`: of each task the mean that the objective weighs. `recipe`: as data, of a candidate outside the space.
-    `whole`: False where it left a race early, and `value` and `parts` are what it would have come to by the documents
-    that it has in common with the others.
+    `parts`: of each task the mean that the objective weighs, and `errors` their standard errors. `recipe`: as data, of
+    a candidate outside the space. `whole`: False where it left a race early, and `value` and `parts` are what it would
+    have come to by the documents that it has in common with the others.
     """
 
     id: int
@@ -107,6 +107,7 @@ class Trial:
     finished: float = 0.0  # seconds since the epoch
     origin: str = ""
     parts: dict[str, float] = field(default_factory=dict)
+    errors: dict[str, float] = field(default_factory=dict)
     recipe: dict[str, Any] | None = None
     whole: bool = True
 

@@ -18,6 +18,7 @@ from evolve.baselines import WINNER, model_recipes, plain_merges
 from evolve.errors import RunError
 from evolve.executor import Executor
 from evolve.statistics import Difference, paired_difference, standard_error
+from evolve.study import recipe_of
 from evolve.trial import Failure, Job, Point, Trial
 from search_spaces.depth import Family
 from search_spaces.space import SearchSpace
@@ -88,14 +89,14 @@ class Verdict:
 
 def choose_finalists(space: SearchSpace, trials: list[Trial], recommended: Point | None, count: int) -> list[Finalist]:
     """The `count` best recipes of the search, and the optimizer's own recommendation."""
-    scored = sorted((t for t in trials if t.value is not None), key=lambda t: (-float(t.value or 0), t.id))
+    scored = sorted((t for t in trials if t.value is not None and t.whole), key=lambda t: (-float(t.value or 0), t.id))
     if not scored:
         raise RunError("the search: no candidate could be scored; see `evolve status` for the failures")
     finalists: dict[str, Finalist] = {}
     for trial in scored:
         if len(finalists) == count:
             break
-        recipe = space.decode(trial.point)
+        recipe = recipe_of(trial, space)
         finalist = Finalist(f"trial {trial.id}", recipe, trial.value, metrics={"search": trial.tasks})
         finalists.setdefault(recipe.digest, finalist)
     if recommended is not None:

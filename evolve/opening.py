@@ -1,0 +1,91 @@
+"""How every search begins: with the models themselves and the merges that people make by hand.
+
+They are counted in the budget, remain what the result has to beat, and show where in the space to begin.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from engine.recipe import Recipe
+from evolve import baselines
+from evolve.baselines import averaged, model_recipes, opening_merges, start_name
+from evolve.errors import RunError
+from evolve.normalisation import gaps
+from evolve.study import Proposal, Study
+from evolve.trial import Trial
+from search_spaces.depth import Family
+
+START = "start: "  # how the origins of all these begin
+BASE = START + baselines.BASE
+KEPT = 3  # of the plain merges and of the start points, are never stopped early
+
+
+def opening(study: Study, *, normalize: bool) -> list[Trial]:
+    """Score the base, the sources and the plain merges; returns the trials of the space's start points.
+
+    The study's objective is normalised on the way where that is asked for. Raises Spent, and RunError where neither
+    the base nor any source could be scored.
+    """
+    family = study.space.spec.family
+    models = study.score(proposals(model_recipes(family)), keep=len(family.models))
+    if all(trial.failure for trial in models):
+        raise nothing_scored(models)
+    if normalize:
+        study.objective = study.objective.normalised(measured_gaps(study, models))
+    study.score(proposals(opening_merges(study.space)), keep=KEPT)
+    points = [
+        Proposal(study.space.decode(point), START + start_name(study.space, point), point)
+        for point in study.space.start
+    ]
+    starts = study.score(points, keep=KEPT)
+    greedy_soup(study, family, models[1:])
+    return starts
+
+
+def proposals(recipes: Mapping[str, Recipe]) -> list[Proposal]:
+    return [Proposal(recipe, START + name) for name, recipe in recipes.items()]
+
+
+def measured_gaps(study: Study, models: Sequence[Trial]) -> dict[str, float]:
+    """Task -> from the base to its best source, as the ledger has it."""
+    base, *sources = models
+    if base.failure:
+        raise RunError("score.normalize: the base could not be scored, and parts are measured from it; set it to false")
+
+    def measure() -> dict[str, Any]:
+        found = gaps(base.parts, [each.parts for each in sources if each.parts], base.errors)
+        return {"gaps": found}
+
+    made: dict[str, float] = study.decide("normalised", measure)["gaps"]
+    return made
+
+
+def greedy_soup(study: Study, family: Family, sources: Sequence[Trial]) -> None:
+    """Average in source after source, the best first, and keep those that do not make it worse.
+
+    Wortsman et al. 2022, "Model soups", arXiv:2203.05482, recipe 1.
+    """
+    models = {trial.id: model for trial, model in zip(sources, family.sources, strict=True)}
+    ranked = sorted(
+        (each for each in sources if each.value is not None), key=lambda each: (-(each.value or 0), each.id)
+    )
+    if len(ranked) < 2:
+        return
+    best, *others = ranked
+    soup = [models[best.id]]
+    for trial in others:
+        wider = [model for model in family.sources if model in (*soup, models[trial.id])]
+        proposal = Proposal(averaged(family, wider), f"{START}greedy soup of {len(wider)}")
+        (tried,) = study.score([proposal], keep=1, rivals=[best])
+        if tried.value is not None and tried.value >= (best.value or 0):
+            best, soup = tried, wider
+
+
+def nothing_scored(trials: Sequence[Trial]) -> RunError:
+    why = "; ".join(dict.fromkeys(f"{t.failure.kind}: {t.failure.message}" for t in trials if t.failure))
+    return RunError(
+        f"the search: all of the first {len(trials)} candidates failed ({why[:500]}); "
+        "put this right and choose another name, since failures are recorded"
+    )

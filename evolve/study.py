@@ -1,0 +1,251 @@
+"""What a search knows, and how more comes to be known: proposals become trials, and decisions become events.
+
+Whatever stands in the ledger already is taken from there, in its order: a search that is started again walks the same
+way without scoring anything, and goes on where the ledger ends.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+from engine.recipe import Recipe
+from evolve.budget import Budget
+from evolve.executor import Executor
+from evolve.ledger import Ledger
+from evolve.race import Finish, Only, expected, parts_of, race
+from evolve.statistics import standard_error
+from evolve.trial import Candidate, Failure, Point, Trial
+from search_spaces.space import SearchSpace
+from tasks.objective import Objective, Utilities, total_of
+
+
+class Watcher(Protocol):
+    """Who is told of progress."""
+
+    def replayed(self, trials: int, moved: int) -> None: ...
+
+    def finished(self, trial: Trial) -> None: ...
+
+
+class Spent(Exception):
+    """The budget does not allow what was asked for."""
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """A recipe to be tried. `point`: where it lies in the space, () outside of it; `origin`: who proposes it."""
+
+    recipe: Recipe
+    origin: str
+    point: Point = ()
+
+
+class Study:
+    """One run's trials, in the order of asking, and its decisions.
+
+    `chunks`: the documents that candidates are scored on, ever more of them; one chunk: nobody stops early. `check` is
+    called before every record and raises when this driver must not write any more.
+    """
+
+    def __init__(
+        self,
+        space: SearchSpace,
+        executor: Executor,
+        ledger: Ledger,
+        budget: Budget,
+        objective: Objective,
+        chunks: Sequence[Only],
+        *,
+        watcher: Watcher,
+        check: Callable[[], None],
+    ) -> None:
+        self.space, self.executor, self.objective, self.chunks = space, executor, objective, chunks
+        self._ledger, self._budget, self._watcher, self._check = ledger, budget, watcher, check
+        self._known = {trial.id: trial for trial in ledger.trials()}
+        self._events = ledger.events()
+        self._told: Counter[str] = Counter()  # decisions so far, by kind
+        self._next = self._generation = 0
+        self._charged = 0  # documents beside those of trials
+        watcher.replayed(len(self._known), 0)
+
+    @property
+    def trials(self) -> list[Trial]:
+        """Those of the generations so far, by id."""
+        return [self._known[place] for place in range(self._next)]
+
+    @property
+    def recorded(self) -> list[Trial]:
+        """All that the ledger holds, by id, also those of a generation that the budget cut short."""
+        return [self._known[place] for place in sorted(self._known)]
+
+    @property
+    def documents(self) -> int:
+        """Scored by the generations so far, with what was charged for other work."""
+        return self._charged + sum(trial.documents for trial in self.trials)
+
+    def score(
+        self, proposals: Sequence[Proposal], keep: int | None = None, rivals: Sequence[Trial] = ()
+    ) -> list[Trial]:
+        """The trials of one generation, in its order; the `keep` best are never stopped early (None: half of them).
+        `rivals`, scored whole before, race with them.
+
+        Raises Spent where the budget ends within it; what was scored until then is on record.
+        """
+        first = self._next
+        asked = [
+            Candidate(first + place, self._generation, each.point, each.recipe, each.origin)
+            for place, each in enumerate(proposals)
+        ]
+        # The recorded points are the truth, also where another machine's arithmetic asks for others.
+        moved = sum(self._known[each.id].point != each.point for each in asked if each.id in self._known)
+        if moved:
+            self._watcher.replayed(len(self._known), moved)
+        if any(each.id not in self._known for each in asked):
+            for trial in self._evaluated(self._allowed(asked), keep or -(-len(asked) // 2), rivals):
+                self._record(trial)
+        if any(each.id not in self._known for each in asked):
+            raise Spent
+        self._next += len(asked)
+        self._generation += 1
+        return [self._known[each.id] for each in asked]
+
+    def _allowed(self, asked: list[Candidate]) -> list[Candidate]:
+        """Those that the budget bears. Documents are counted up to the generation before, so that a search which was
+        interrupted within one ends where it would have ended."""
+        bearable = asked[: self._budget.times(self.whole, self.documents)]
+        left = self._budget.candidates(len(self._known))
+        new = [each.id for each in bearable if each.id not in self._known][:left]
+        return [each for each in bearable if each.id in self._known or each.id in new]
+
+    @property
+    def whole(self) -> int:
+        """Documents of a candidate that is scored on all of them."""
+        return sum(len(ids) for ids in self.chunks[-1].values())
+
+    def decide(self, kind: str, facts: Callable[[], dict[str, Any]], documents: int = 0) -> dict[str, Any]:
+        """The next decision of this kind: the recorded one, or `facts()`, which is then recorded.
+
+        `documents`: of scoring, which is charged for what `facts` does. Raises Spent where they are not left.
+        """
+        number = self._told[kind]
+        found = [event for event in self._events if event["kind"] == kind]
+        if number >= len(found):
+            if not self._budget.candidates(0) or not self._budget.times(documents, self.documents):
+                raise Spent
+            made = facts()
+            self._check()
+            self._ledger.add_event(kind, **made)
+            found.append({"kind": kind, **made})
+            self._events.append(found[-1])
+        self._told[kind] += 1
+        self._charged += documents
+        return found[number]
+
+    def _record(self, trial: Trial) -> None:
+        self._check()
+        values = self.space.named(trial.point) if trial.point else {}
+        self._ledger.record(trial, self.space.genes, values)
+        self._known[trial.id] = trial
+        self._watcher.finished(trial)
+
+    def _evaluated(self, candidates: Sequence[Candidate], keep: int, rivals: Sequence[Trial]) -> Iterator[Trial]:
+        """Trials of those candidates that have none. A recipe that was scored whole before is not scored again."""
+        scored = {trial.digest: trial for trial in self.trials if trial.failure is None and trial.whole}
+        present = [self._known[each.id] for each in candidates if each.id in self._known]
+        copied = scored | {trial.digest: trial for trial in present if trial.failure is None}
+        groups: dict[str, list[Candidate]] = {}
+        for candidate in candidates:
+            if candidate.id not in self._known:
+                groups.setdefault(candidate.recipe.digest, []).append(candidate)
+        for digest in [each for each in groups if each in copied]:
+            yield from (copy_of(copied[digest], twin) for twin in groups.pop(digest))
+        runners = {digest: group[0] for digest, group in groups.items()}
+        if runners and len(self.chunks) > 1:
+            # A race goes on among all that began it: for those on record, their items answer.
+            failed = {trial.digest for trial in present if trial.failure is not None} - runners.keys()
+            runners = {trial.digest: self._rival(trial) for trial in rivals} | {
+                each.recipe.digest: each for each in candidates if each.recipe.digest not in scored.keys() | failed
+            }
+        whole: list[Utilities] = []
+        for finish in race(list(runners.values()), self.chunks, keep, self.executor, self.objective):
+            if finish.utilities is not None and self._is_whole(finish.utilities):
+                whole.append(finish.utilities)
+            leader, *others = groups.get(finish.candidate.recipe.digest, [None])
+            if leader is not None:
+                trial = self._trial_of(leader, finish, whole)
+                yield trial
+                yield from (copy_of(trial, twin) for twin in others if twin is not None)
+
+    def _rival(self, trial: Trial) -> Candidate:
+        return Candidate(trial.id, trial.generation, trial.point, recipe_of(trial, self.space), trial.origin)
+
+    def _is_whole(self, utilities: Utilities) -> bool:
+        return sum(map(len, utilities.values())) >= self.whole
+
+    def _trial_of(self, candidate: Candidate, finish: Finish, whole: Sequence[Utilities]) -> Trial:
+        evaluation, utilities = finish.evaluation, finish.utilities
+        blank = Trial(
+            id=candidate.id,
+            generation=candidate.generation,
+            point=candidate.point,
+            digest=candidate.recipe.digest,
+            value=None,
+            seconds=evaluation.seconds,
+            finished=time.time(),
+            origin=candidate.origin,
+            recipe=data_of(candidate),
+        )
+        outcome = evaluation.outcome
+        if isinstance(outcome, Failure):
+            return replace(blank, failure=outcome)
+        if utilities is None:
+            what = "the objective is not finite: an answer has no probability, or a perplexity overflows"
+            return replace(blank, failure=Failure("not finite", what))
+        complete = self._is_whole(utilities)
+        parts = parts_of(utilities) if complete else expected(utilities, whole)
+        weights = self.objective.weights
+        return replace(
+            blank,
+            value=value_of(parts, weights),
+            standard_error=standard_error(utilities, weights),
+            documents=sum(map(len, utilities.values())),
+            tasks=self.objective.metrics(outcome.measures),
+            loglikelihoods=self.objective.loglikelihoods(outcome.measures),
+            parts=parts,
+            errors={task: standard_error({task: its}, {task: 1.0}) for task, its in utilities.items()},
+            whole=complete,
+        )
+
+
+def value_of(parts: Mapping[str, float], weights: Mapping[str, float]) -> float:
+    """The weighted mean over tasks."""
+    return total_of(weights[task] * part for task, part in parts.items()) / total_of(weights[task] for task in parts)
+
+
+def recipe_of(trial: Trial, space: SearchSpace) -> Recipe:
+    """The recipe that a trial was of, from the ledger alone."""
+    return space.decode(trial.point) if trial.recipe is None else Recipe.model_validate(trial.recipe)
+
+
+def data_of(candidate: Candidate) -> dict[str, Any] | None:
+    """What the ledger has to hold to know the recipe: nothing where the point tells it."""
+    return None if candidate.point else candidate.recipe.model_dump(mode="json", exclude_none=True)
+
+
+def copy_of(trial: Trial, candidate: Candidate) -> Trial:
+    """The trial of another candidate with the same recipe: nothing was scored for it."""
+    return replace(
+        trial,
+        id=candidate.id,
+        generation=candidate.generation,
+        point=candidate.point,
+        origin=candidate.origin,
+        recipe=data_of(candidate),
+        documents=0,
+        seconds={},
+        finished=time.time(),
+    )
