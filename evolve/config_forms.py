@@ -70,6 +70,19 @@ Scale = Annotated[
 ]
 
 
+class Order(Section):
+    rounds: int = Field(1, ge=1, description="how often all layers are laid out; those of later rounds begin left out")
+    repeats: int = Field(2, ge=1, description="how often a layer stands in a row at most")
+    move: int = Field(3, ge=0, description="by how many places a layer moves at most")
+    scale: Scale = Field(True, description="a gene for how much later passes through a layer add: true or {low, high}")
+
+
+Orders = Annotated[
+    Annotated[Order, Tag("<range>")] | Annotated[bool, Tag("<name>")],
+    Discriminator(lambda value: "<range>" if isinstance(value, Order) else kind(value)),
+]
+
+
 def plain_settings(values: dict[str, Any]) -> dict[str, Any]:
     """Only what JSON bears: a resolved search.yaml must say the same again."""
     for name, value in values.items():

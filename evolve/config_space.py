@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
-from evolve.config_forms import Bounds, Layers, Scale, Section
+from evolve.config_forms import Bounds, Layers, Orders, Scale, Section
 
 
 class Space(Section):
@@ -28,6 +28,9 @@ class Space(Section):
     )
     negative: bool = Field(False, description="weights of task vectors go as far below zero as above it")
     subset: bool = Field(False, description="a gene for every source that says whether it takes part")
+    order: Orders = Field(
+        False, description="search the order of whole layers instead, true or {rounds, repeats, move, scale}"
+    )
     out_dtype: Literal["float32", "bfloat16", "float16"] | None = Field(
         None, description="of the merged checkpoint; null: as the base"
     )
@@ -43,3 +46,15 @@ class Space(Section):
         if not value or len(set(value)) < len(value):
             raise ValueError("name at least one method, each once")
         return value
+
+    @model_validator(mode="after")
+    def order_stands_alone(self) -> Space:
+        usual = type(self).model_fields
+        besides = [
+            name for name in usual if name not in ("order", "out_dtype") and getattr(self, name) != usual[name].default
+        ]
+        if self.order and besides:
+            raise ValueError(
+                f"order lays out whole layers as they are, and has no {', '.join(besides)}; leave one of them out"
+            )
+        return self

@@ -70,7 +70,7 @@ def section(model: type[BaseModel], indent: str) -> Iterable[str]:
     for name, field in model.model_fields.items():
         inner = section_type(field.annotation)
         note = f"  # {field.description}" if field.description else ""
-        if inner is not None and name not in ("layers", "parameters", "scale", "objective"):
+        if inner is not None and name not in ("layers", "parameters", "scale", "order", "objective"):
             yield f"{indent}{name}:{note}"
             inside = list(section(inner, indent + "  "))
             if "tuple" in str(field.annotation):

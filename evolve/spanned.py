@@ -5,18 +5,21 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
+from engine.architecture import layer_counts
 from engine.checkpoint import Checkpoint
 from engine.errors import UnknownName
 from engine.lookup import lookup
 from engine.methods import METHODS
 from engine.methods.method import Parameter
-from evolve.config_forms import Interval, Smooth
+from evolve.config_forms import Interval, Order, Smooth
 from evolve.config_space import Space
 from evolve.errors import ConfigError
 from search_spaces import SPACES
 from search_spaces.assemble import SCALE, Spec, has_scale, pick_options
 from search_spaces.bounds import Bounds, Choices, Fixed, Range
 from search_spaces.depth import Family
+from search_spaces.layer_order import REPEAT_SCALE, LayerOrder
+from search_spaces.residual import residual_writers
 from search_spaces.space import SearchSpace, search_space
 
 T = TypeVar("T")
@@ -24,6 +27,8 @@ T = TypeVar("T")
 
 def spanned(wanted: Space, base: Checkpoint, family: Family, seed: int) -> SearchSpace:
     """Raises ConfigError for methods, parameters or layers that the models do not bear."""
+    if wanted.order:
+        return order_space(wanted.order, base, family, seed)
     for index, name in enumerate(wanted.method):
         named(METHODS, name, "merge method", f"space.method[{index}]")
     check_parameters(wanted)
@@ -50,6 +55,22 @@ def spanned(wanted: Space, base: Checkpoint, family: Family, seed: int) -> Searc
     if not space.genes:
         raise ConfigError("space: nothing is left to search; give a parameter a range {low, high}")
     return space
+
+
+def order_space(wanted: bool | Order, base: Checkpoint, family: Family, seed: int) -> SearchSpace:
+    """Raises ConfigError for models of several stacks, and for a scale that no recipe can express."""
+    asked = wanted if isinstance(wanted, Order) else Order()
+    if len(layer_counts(base.tensors)) != 1:
+        raise ConfigError(f"space.order: {base.reference} has no single stack of layers, whose order could be searched")
+    scale = range_of(asked.scale, REPEAT_SCALE) if asked.repeats > 1 or asked.rounds > 1 else None
+    writers = residual_writers({name: info.shape for name, info in base.tensors.items()})
+    if scale and not writers:
+        raise ConfigError(
+            f"space.order.scale: what a layer of {base.reference} adds cannot be scaled by single tensors; "
+            "set it to false"
+        )
+    order = LayerOrder(asked.rounds, asked.repeats, asked.move, scale, writers)
+    return search_space(Spec(family, ("passthrough",), SPACES["blocks"], 1, (), {}, seed, order=order))
 
 
 def check_parameters(wanted: Space) -> None:

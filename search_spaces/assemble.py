@@ -13,6 +13,7 @@ from engine.methods.method import Method, Parameter
 from search_spaces.bounds import Bounds, Choices, Fixed, Range, effective
 from search_spaces.depth import Assembly, Depth, Family, Stack
 from search_spaces.gene import Gene, Value
+from search_spaces.layer_order import LayerOrder, order_recipe
 
 ValueOf = Callable[[Gene], Value]
 
@@ -24,7 +25,8 @@ class Spec:
     """What spans a space: models, methods, places over depth, module groups and the parameters' bounds.
 
     `scale`: of the factor of the merged task vector, where that has a gene. `negative`: weights of task vectors go as
-    far below zero as above. `subset`: whether a source takes part is a gene.
+    far below zero as above. `subset`: whether a source takes part is a gene. `order`: a space of its own, which looks
+    at nothing else but the family.
     """
 
     family: Family
@@ -37,6 +39,12 @@ class Spec:
     scale: Range | None = None
     negative: bool = False
     subset: bool = False
+    order: LayerOrder | None = None
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Of the models, the base first."""
+        return tuple(labels(self.family.models).values())
 
     @property
     def positions(self) -> tuple[str, ...]:
@@ -60,6 +68,8 @@ def labels(models: tuple[str, ...]) -> dict[str, str]:
 
 def recipe_of(spec: Spec, value_of: ValueOf) -> dict[str, Any]:
     """The recipe, as plain data in the dialect, whose genes have the values that `value_of` gives."""
+    if spec.order:
+        return order_recipe(spec.order, spec.family, spec.labels, value_of)
     name = spec.methods[0]
     if len(spec.methods) > 1:
         name = str(value_of(Gene("method", choices=spec.methods, parameter="method")))

@@ -11,6 +11,7 @@ from engine.recipe import Recipe
 from search_spaces.assemble import Spec, pick_options, recipe_of, recipe_with
 from search_spaces.bounds import Fixed, effective
 from search_spaces.gene import Gene, Value
+from search_spaces.layer_order import edit_deviations, order_starts, usual
 
 Point = tuple[float, ...]
 
@@ -25,6 +26,11 @@ class SearchSpace:
     spec: Spec
     genes: tuple[Gene, ...]
     start: tuple[Point, ...]
+
+    @property
+    def deviations(self) -> tuple[float, ...] | None:
+        """Standard deviations to begin with, in units of the genes' ranges; None: those of the optimizer."""
+        return edit_deviations(self.genes) if self.spec.order else None
 
     def named(self, point: Sequence[float]) -> dict[str, Value]:
         """The genes' values at `point`, d numbers in [0, 1]; continuous ones rounded as recipes have them."""
@@ -58,7 +64,7 @@ def search_space(spec: Spec) -> SearchSpace:
         return pick if gene.name == picker else value
 
     recipe_of(spec, collect)
-    for name in spec.methods:
+    for name in () if spec.order else spec.methods:
         # A gene that picks the models decides which weights are asked for: ask for those of every pick.
         for pick in pick_options(METHODS[name], spec.family) or [""]:
             recipe_with(spec, name, partial(collect_picked, f"{name}.models", pick))
@@ -67,9 +73,12 @@ def search_space(spec: Spec) -> SearchSpace:
 
 
 def start_points(spec: Spec, genes: tuple[Gene, ...]) -> tuple[Point, ...]:
-    """Every method with all sources at uniform weights of 1/k and of `STRENGTHS`; other genes in the middle."""
+    """Every method with all sources at uniform weights of 1/k and of `STRENGTHS`; other genes in the middle. Of the
+    order of layers: every model's own, and each with plausible edits."""
     points: dict[Point, None] = {}
-    for name in spec.methods:
+    for changes in order_starts(spec.order, spec.family, spec.labels) if spec.order else ():
+        points[tuple(gene.to_unit(changes.get(gene.name, usual(gene))) for gene in genes)] = None
+    for name in () if spec.order else spec.methods:
         for strength in (1 / len(spec.family.sources), *STRENGTHS):
             points[tuple(start_value(spec, gene, name, strength) for gene in genes)] = None
     return tuple(points)

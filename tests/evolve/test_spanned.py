@@ -41,6 +41,22 @@ def test_scale_takes_a_range_of_its_own() -> None:
     ]
 
 
+def test_the_order_of_layers_is_a_space_of_its_own() -> None:
+    space = spanned("sort", order=True)
+    assert len(space.genes) == 3 * 6 + 2
+    assert {gene.parameter for gene in space.genes} == {"from", "times", "move", "scale"}
+    plain = spanned("sort", order={"repeats": 1, "move": 0, "rounds": 1})
+    assert {gene.parameter for gene in plain.genes} == {"from", "times"}
+    assert {gene.high for gene in plain.genes if gene.parameter == "times"} == {1}
+
+
+def test_an_order_has_no_methods_and_no_parameters() -> None:
+    with pytest.raises(
+        ValueError, match="order lays out whole layers as they are, and has no layers, scale; leave one"
+    ):
+        spanned("sort", order=True, layers=2, scale=True)
+
+
 @pytest.mark.parametrize(
     ("space", "sources", "message"),
     [
