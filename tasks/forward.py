@@ -16,7 +16,7 @@ from transformers.cache_utils import Cache, DynamicLayer
 from tasks.batch import Batch
 
 KeysValues = list[tuple[torch.Tensor, torch.Tensor]]  # by layer, [rows, heads, length, size] each
-SOFTMAX_ROWS = 16  # rows of logits turned into log-probabilities at once, which bounds their float32 copy
+SOFTMAX = 2**20  # logits turned into log-probabilities at once, which bounds their float32 copy
 MASKS = 64 * 2**20  # bytes of masks remembered between candidates
 
 
@@ -75,13 +75,13 @@ class Forward:
         self._masks: WeakKeyDictionary[Batch, torch.Tensor] = WeakKeyDictionary()
 
     def room(self, place: int, like: torch.Tensor, shape: tuple[int, ...]) -> torch.Tensor:
-        """Memory of this shape, not cleared; the same for the same `place` again and again, since fresh memory is dear:
-        the system clears it page by page."""
+        """Memory of this shape, of zeros or what was left there; the same for the same `place` again and again, since
+        fresh memory is dear: the system clears it page by page."""
         size = math.prod(shape)
         held = self._rooms.get(place)
         if held is None or held.numel() < size or held.dtype != like.dtype:
             self._rooms.pop(place, None)
-            held = self._rooms[place] = like.new_empty(size)
+            held = self._rooms[place] = like.new_zeros(size)
         return held[:size].view(shape)
 
     def give_back(self) -> None:
@@ -182,15 +182,16 @@ def chosen(logits: torch.Tensor, of: torch.Tensor, token: torch.Tensor) -> tuple
     """The float32 log-probability of `token` in the row `of` of the logits, and whether it is the row's likeliest."""
     best = logits.amax(dim=-1)
     total = best.to(torch.float32, copy=True)  # logarithm of the sum of exponentials, by row
-    for start in range(0, logits.shape[0] if of.numel() else 0, SOFTMAX_ROWS):
-        part = logits[start : start + SOFTMAX_ROWS]
+    rows = max(1, SOFTMAX // logits.shape[1])
+    for start in range(0, logits.shape[0] if of.numel() else 0, rows):
+        part = logits[start : start + rows]
         # The fused log-softmax takes a quarter of the time of logsumexp, and has it in every entry.
-        total[start : start + SOFTMAX_ROWS] -= torch.log_softmax(part, dim=-1, dtype=torch.float32).amax(dim=-1)
+        total[start : start + rows] -= torch.log_softmax(part, dim=-1, dtype=torch.float32).amax(dim=-1)
     taken = logits[of, token]
     greedy = taken >= best[of]
     if bool(greedy.any()):  # of equal logits, the first is the likeliest
-        rows = torch.unique(of[greedy])
+        hit = torch.unique(of[greedy])
         likeliest = torch.full((logits.shape[0],), -1, device=logits.device)
-        likeliest[rows] = logits[rows].argmax(dim=-1)
+        likeliest[hit] = logits[hit].argmax(dim=-1)
         greedy = likeliest[of] == token
     return taken.float() - total[of], greedy

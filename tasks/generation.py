@@ -29,6 +29,22 @@ class Prompt:
     stops: tuple[str, ...]
 
 
+@dataclass(frozen=True)
+class Part:
+    """Prompts that are continued at once.
+
+    `numbers`: of the prompts; `sequences`: by sequence of the batches, the prompts that it is, as places in `prompts`;
+    `calm`: by prompt, tokens that end nothing (they become more); `room`: tokens of the longest text.
+    """
+
+    numbers: tuple[int, ...]
+    prompts: tuple[Prompt, ...]
+    sequences: tuple[tuple[int, ...], ...]
+    calm: tuple[set[int], ...]
+    room: int
+    batches: tuple[Batch, ...]
+
+
 class Generation:
     """What is to be continued, planned once for one model after another.
 
@@ -44,10 +60,14 @@ class Generation:
         requests: Likelihoods | None = None,
     ) -> None:
         self._prompts, self._stopping = prompts, stopping
-        self._beside = beside or [()] * len(prompts)
         self._requests = requests or Likelihoods((), max_length=1, share=True)
-        self._plans: dict[tuple[int, ...], tuple[Batch, ...]] = {}
-        self._tokens = 0  # of the passes of these plans
+        self._same: dict[Prompt, int] = {}  # equal prompts have equal answers: the number of the first of them
+        self._first = [self._same.setdefault(prompt, number) for number, prompt in enumerate(prompts)]
+        self._beside: dict[int, list[int]] = {number: [] for number in self._same.values()}
+        for number, requested in zip(self._first, beside, strict=False):
+            self._beside[number] += requested
+        self._parts: dict[tuple[int, ...], tuple[Part, ...]] = {}  # by the numbers of the prompts in them
+        self._tokens = 0  # of the passes of these parts
 
     def ask(self, forward: Forward, allowance: Allowance) -> tuple[list[list[int]], list[Likelihood]]:
         """The new tokens of every prompt, and the likelihoods of the requests.
@@ -56,22 +76,20 @@ class Generation:
         """
         made: dict[int, list[int]] = {}
         answers = self._requests.blank(forward)
-        same: dict[Prompt, list[int]] = {}  # equal prompts have equal answers
-        for index, prompt in enumerate(self._prompts):
-            same.setdefault(prompt, []).append(index)
 
         def work(tokens: int) -> None:
             if tokens != self._tokens:  # memory ran out: the plans of larger passes would only take more of it
-                self._tokens, self._plans = tokens, {}
+                self._tokens, self._parts = tokens, {}
                 forward.give_back()
-            missing = [indices[0] for indices in same.values() if indices[0] not in made]
-            for group in self._groups(missing, PROMPTS * tokens):
-                everybody = [index for first in group for index in same[self._prompts[first]]]
-                beside = list(dict.fromkeys(request for index in everybody for request in self._beside[index]))
-                made.update(self._continue(group, beside, tokens, forward, answers))
+            missing = tuple(number for number in self._same.values() if number not in made)
+            if missing not in self._parts:
+                groups = self._groups(missing, PROMPTS * tokens)
+                self._parts[missing] = tuple(self._part(group, tokens, forward) for group in groups)
+            for part in self._parts[missing]:
+                made.update(zip(part.numbers, self._continue(part, forward, answers), strict=True))
 
         allowance.within(work)
-        return [made[same[prompt][0]] for prompt in self._prompts], self._requests.read(answers)
+        return [made[number] for number in self._first], self._requests.read(answers)
 
     def _groups(self, which: Sequence[int], room: int) -> Iterator[tuple[int, ...]]:
         """Prompts at once, as many as there is room for when each has the longest one's: those of like lengths
@@ -91,62 +109,75 @@ class Generation:
         if group:
             yield tuple(group)
 
-    def _continue(
-        self, group: tuple[int, ...], beside: Sequence[int], tokens: int, forward: Forward, answers: Answers
-    ) -> dict[int, list[int]]:
-        rows: dict[Tokens, list[int]] = {}
-        for row, index in enumerate(group):
-            rows.setdefault(self._prompts[index].ids, []).append(row)
-        if group not in self._plans:
-            self._plans[group] = self._requests.batches(beside, tokens, forward, list(rows))
-        decoder = Decoder(forward, [self._prompts[index] for index in group], list(rows.values()), self._stopping)
-        forward.run(self._plans[group], answers, decoder.started)
-        return dict(zip(group, decoder.finish(), strict=True))
+    def _part(self, numbers: tuple[int, ...], tokens: int, forward: Forward) -> Part:
+        prompts = tuple(self._prompts[number] for number in numbers)
+        sequences: dict[Tokens, list[int]] = {}
+        for place, prompt in enumerate(prompts):
+            sequences.setdefault(prompt.ids, []).append(place)
+        beside = list(dict.fromkeys(request for number in numbers for request in self._beside[number]))
+        return Part(
+            numbers,
+            prompts,
+            tuple(map(tuple, sequences.values())),
+            tuple(self._stopping.calm(prompt.stops) for prompt in prompts),
+            max(len(prompt.ids) + prompt.new for prompt in prompts),
+            self._requests.batches(beside, tokens, forward, list(sequences)),
+        )
+
+    def _continue(self, part: Part, forward: Forward, answers: Answers) -> list[list[int]]:
+        try:
+            return Decoder(forward, part, self._stopping).run(answers)
+        except NotFinite:  # of this model, or what one before it left in memory: infinity does not stay behind a mask
+            forward.give_back()
+            return Decoder(forward, part, self._stopping).run(answers)
 
 
 class Decoder:
-    """Prompts at work. `rows`: by sequence of the plan, the prompts that it is."""
+    """Prompts at work."""
 
-    def __init__(
-        self, forward: Forward, prompts: Sequence[Prompt], rows: Sequence[Sequence[int]], stopping: Stopping
-    ) -> None:
-        self._prompts, self._rows, self._stopping = prompts, rows, stopping
-        room = max(len(prompt.ids) + prompt.new for prompt in prompts)
-        self._held = Continuing(forward, len(prompts), room)
-        self._calm = [stopping.calm(prompt.stops) for prompt in prompts]
+    def __init__(self, forward: Forward, part: Part, stopping: Stopping) -> None:
+        self._forward, self._part, self._stopping = forward, part, stopping
+        self._held = Continuing(forward, len(part.prompts), part.room)
         self._working: list[int] = []  # by row held, its prompt
-        self._made: list[list[int]] = [[] for _ in prompts]
+        self._made: list[list[int]] = [[] for _ in part.prompts]
 
-    def started(self, batch: Batch, made: KeysValues, trunk: KeysValues | None, logits: torch.Tensor) -> None:
-        """Take over the sequences that end in a batch, with their first new tokens."""
+    def run(self, answers: Answers) -> list[list[int]]:
+        """The new tokens by prompt; the answers of the part's batches are filled in."""
+        self._forward.run(self._part.batches, answers, self._started)
+        while self._working:
+            self._take(self._working, self._held.step([self._made[prompt][-1] for prompt in self._working]))
+            if gone := self._ended(self._working):
+                self._working = [self._working[row] for row in self._held.leave(gone)]
+        return self._made
+
+    def _started(self, batch: Batch, made: KeysValues, trunk: KeysValues | None, logits: torch.Tensor) -> None:
+        """Take over the sequences that end in a batch and go on after their first new tokens."""
         endings = batch.endings
         if endings is None:
             return
-        of = [ending for ending, sequence in enumerate(endings.sequences) for _ in self._rows[sequence]]
-        begun = [prompt for sequence in endings.sequences for prompt in self._rows[sequence]]
-        self._held.begin(of, endings, made, trunk)
-        self._working += begun
+        of = [ending for ending, sequence in enumerate(endings.sequences) for _ in self._part.sequences[sequence]]
+        begun = [prompt for sequence in endings.sequences for prompt in self._part.sequences[sequence]]
         self._take(begun, logits[endings.hidden[of]])
+        ended = set(self._ended(begun))
+        if len(ended) < len(begun):
+            self._held.begin([each for place, each in enumerate(of) if place not in ended], endings, made, trunk)
+            self._working += [prompt for place, prompt in enumerate(begun) if place not in ended]
 
-    def finish(self) -> list[list[int]]:
-        """Go on until every sequence has ended. Returns the new tokens by prompt."""
-        while True:
-            if gone := [row for row, prompt in enumerate(self._working) if self._ended(prompt)]:
-                self._working = [self._working[row] for row in self._held.leave(gone)]
-            if not self._working:
-                return self._made
-            self._take(self._working, self._held.step([self._made[prompt][-1] for prompt in self._working]))
-
-    def _take(self, rows: Sequence[int], logits: torch.Tensor) -> None:
-        """The likeliest token goes on each of the rows."""
+    def _take(self, prompts: Sequence[int], logits: torch.Tensor) -> None:
+        """The likeliest token goes on each of the prompts."""
         if bool(torch.isnan(logits[:, 0]).any()):  # NaN in a hidden state makes the whole row NaN
             raise NotFinite("the next-token logits are NaN")
-        before = [self._prompts[row].ids + tuple(self._made[row]) for row in rows] if self._stopping.penalty else []
-        for row, token in zip(rows, self._stopping.likeliest(logits, before), strict=True):
-            self._made[row].append(token)
+        penalised = self._stopping.penalty is not None
+        before = [self._part.prompts[each].ids + tuple(self._made[each]) for each in prompts] if penalised else []
+        for prompt, token in zip(prompts, self._stopping.likeliest(logits, before), strict=True):
+            self._made[prompt].append(token)
 
-    def _ended(self, prompt: int) -> bool:
-        made = self._made[prompt]
-        if len(made) >= self._prompts[prompt].new:
-            return True
-        return made[-1] not in self._calm[prompt] and self._stopping.ends(made, self._prompts[prompt].stops)
+    def _ended(self, prompts: Sequence[int]) -> list[int]:
+        """The places of those whose text is complete."""
+        made, calm, asked = self._made, self._part.calm, self._part.prompts
+        return [
+            place
+            for place, prompt in enumerate(prompts)
+            if len(made[prompt]) >= asked[prompt].new
+            or (made[prompt][-1] not in calm[prompt] and self._stopping.ends(made[prompt], asked[prompt].stops))
+        ]

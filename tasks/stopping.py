@@ -40,7 +40,8 @@ class Stopping:
             # Filled up with a token of its own, which is penalised once however often it stands there.
             filled = [[*ids, *([ids[0]] * (longest - len(ids)))] for ids in before]
             logits = self.penalty(torch.tensor(filled, device=logits.device), logits.float().clone())
-        return [int(token) for token in logits.argmax(dim=-1)]
+        likeliest: list[int] = logits.argmax(dim=-1).tolist()
+        return likeliest
 
     def ends(self, made: Sequence[int], stops: tuple[str, ...]) -> bool:
         """Whether a text of these new tokens is complete: its last token ends it, or it has a stop string."""

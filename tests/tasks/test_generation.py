@@ -138,6 +138,26 @@ def test_nan_is_noticed(model: Any, tokenizer: Any) -> None:
         ours(model, tokenizer, prompts_of(3), ["e"])
 
 
+@pytest.mark.parametrize("left", [float("nan"), float("inf"), -float("inf"), 3e38])
+def test_what_a_model_before_left_in_memory_does_no_harm(model: Any, tokenizer: Any, left: float) -> None:
+    stopping, encoder = Stopping(settings_of(model, {}), tokenizer), Encoder(tokenizer)
+    ids = [encoder.encode(Instance("generate_until", {}, (text, {}), 0))[0] for text in prompts_of(20)]
+    generation = Generation([Prompt(each, NEW, ("e",)) for each in ids], stopping)
+    forward = Forward(model)
+    expected, _ = generation.ask(forward, Allowance(512))
+    for kept in forward._rooms.values():
+        kept.fill_(left)
+    assert generation.ask(forward, Allowance(512))[0] == expected
+
+
+def test_plans_depend_on_what_is_asked_alone(model: Any, tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    stopping, forward = Stopping(settings_of(model, {}), tokenizer), Forward(model)
+    generation = Generation([Prompt(tuple(range(3, 3 + size)), NEW, ()) for size in range(5, 15)], stopping)
+    expected, _ = generation.ask(forward, Allowance(512))
+    monkeypatch.setattr(Generation, "_groups", lambda *_: pytest.fail("sorted again"))
+    assert generation.ask(forward, Allowance(512))[0] == expected
+
+
 def test_generation_survives_an_allocation_that_fails(
     model: Any, tokenizer: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
