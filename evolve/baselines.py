@@ -8,6 +8,7 @@ from engine.methods import METHODS
 from engine.recipe import Recipe
 from search_spaces.assemble import labels
 from search_spaces.depth import Family
+from search_spaces.layer_order import edits_text
 from search_spaces.space import DECIMALS, STRENGTHS, Point, SearchSpace
 
 TASK_ARITHMETIC_WEIGHT = 0.3  # Ilharco et al. 2023, "Editing models with task arithmetic", for many tasks
@@ -84,9 +85,12 @@ def _recipe(family: Family, method: str, base: str | None, models: Sequence[str]
 def start_name(space: SearchSpace, point: Point) -> str:
     """What a start point is called: its method and the strength that it begins with."""
     values = space.named(point)
+    if space.spec.order:
+        return edits_text(space.genes, values)
     weights = [float(value) for name, value in values.items() if "weight" in name.split(".")[:2]]
     strength = f", weight {max(weights):g}" if weights else ""
-    return f"{values.get('method', space.spec.methods[0])}{strength}"
+    scale = f", scale {values['scale']:g}" if values.get("scale", 1.0) != 1.0 else ""
+    return f"{values.get('method', space.spec.methods[0])}{strength}{scale}"
 
 
 def opening_merge(space: SearchSpace, recipe: Recipe) -> str:
@@ -94,11 +98,14 @@ def opening_merge(space: SearchSpace, recipe: Recipe) -> str:
     point = next((point for point in space.start if space.decode(point).digest == recipe.digest), None)
     if point is None:
         return ""
+    if space.spec.order:
+        return start_name(space, point)
     values = space.named(point)
     method = str(values.get("method", space.spec.methods[0]))
     known = f"{method} with one weight for all sources"
     weights = [float(value) for name, value in values.items() if "weight" in name.split(".")[:2]]
-    plain = space.spec.bounds.keys() <= {"weight"}  # nothing else is set that changes the merge
+    # Nothing else is set that changes the merge.
+    plain = space.spec.bounds.keys() <= {"weight"} and values.get("scale", 1.0) == 1.0
     share = 1 / len(space.spec.family.sources)
     if plain and weights and method in AVERAGING and all(near(weight, share) for weight in weights):
         return f"{known}, which is the uniform average"

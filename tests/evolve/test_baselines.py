@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from evolve.baselines import model_recipes, opening_merge, plain_merges
+from evolve.baselines import model_recipes, opening_merge, plain_merges, start_name
 from search_spaces import SPACES
 from search_spaces.assemble import Spec
 from search_spaces.bounds import Bounds, Fixed, Range
 from search_spaces.depth import Family
+from search_spaces.layer_order import LayerOrder
 from search_spaces.space import search_space
 
 
@@ -24,6 +25,7 @@ def test_no_model_hides_another_row() -> None:
         "uniform average",
         "task arithmetic, weight 0.3",
         "TIES, density 0.2",
+        "DARE, density 0.1",
     ]
     assert rows["base"].references == ("org/llama",)
     assert rows["source base"].references == ("exp/base",)
@@ -56,3 +58,21 @@ def test_a_winner_that_was_there_from_the_beginning_is_known(
     assert text == f"{method} with one weight for all sources" + ", which is the uniform average" * average
     assert "average" not in opening_merge(space, space.decode(space.start[-1]))
     assert opening_merge(space, space.decode((0.123,) * len(space.genes))) == ""
+
+
+def test_a_start_whose_layers_are_moved_is_named_by_its_edits() -> None:
+    family = Family("org/base", ("org/a", "org/b"), 3, (), "bfloat16")
+    spec = Spec(family, ("passthrough",), SPACES["blocks"], 1, (), {}, seed=0, order=LayerOrder())
+    space = search_space(spec)
+    names = [start_name(space, point) for point in space.start]
+    assert names[1] == "layers of a"
+    assert "layers of b, move.layer_0 1" in names
+    assert opening_merge(space, space.decode(space.start[2])) == "layers of b"
+
+
+def test_a_scale_is_part_of_a_starts_name_and_no_uniform_average() -> None:
+    family = Family("org/base", ("org/a", "org/b"), 3, (), "bfloat16")
+    spec = Spec(family, ("ties",), SPACES["blocks"], 1, (), {}, seed=0, scale=Range(0.3, 2.5))
+    space = search_space(spec)
+    names = [start_name(space, point) for point in space.start]
+    assert names[:2] == ["ties, weight 0.5", "ties, weight 0.3, scale 0.6"]
