@@ -83,9 +83,14 @@ def paired_difference(ours: Values, theirs: Values, weights: Mapping[str, float]
 
 def clearly_below(ours: Values, theirs: Values, weights: Mapping[str, float], errors: float) -> bool:
     """Whether `ours` is below `theirs` by more than so many standard errors of their paired difference."""
+    mean, error = mean_and_error(ours, theirs, weights)
+    return mean < -errors * error
+
+
+def mean_and_error(ours: Values, theirs: Values, weights: Mapping[str, float]) -> tuple[float, float]:
+    """The paired difference and its standard error, as the interval has them."""
     tasks = paired(ours, theirs, weights)
-    mean = math.fsum(task.share * float(task.values.mean()) for task in tasks)
-    return mean < -errors * widened(tasks)[0]
+    return math.fsum(task.share * float(task.values.mean()) for task in tasks), widened(tasks)[0]
 
 
 def paired(ours: Values, theirs: Values, weights: Mapping[str, float]) -> list[Gaps]:
