@@ -38,16 +38,16 @@ class Stream:
         self._row = math.prod(source.shape[1:])
         self._words: Array | None = None
         if source.rows is not None:
-            self._words = _words(source.read(torch.float32, "cpu"))
+            self._words = flat_words(source.read(torch.float32, "cpu"))
         elif source.mapped or whole or not source.shape:
-            self._words = _words(source.checkpoint.read(source.name))
+            self._words = flat_words(source.checkpoint.read(source.name))
 
     def words(self, begin: int, end: int) -> Array:
         """Return the words of the elements from begin to end, not to be written to."""
         if self._words is not None:
             return self._words[begin:end]
         first, last = begin // self._row, -(-end // self._row)
-        rows = _words(self.source.checkpoint.read(self.source.name, slice(first, last)))
+        rows = flat_words(self.source.checkpoint.read(self.source.name, slice(first, last)))
         return rows[begin - first * self._row : end - first * self._row]
 
 
@@ -61,7 +61,8 @@ def _streams(sources: tuple[Input, ...], kept: Kept | None) -> tuple[Stream, ...
     return kept.get("streams", sources, lambda: tuple(map(stream, sources)))
 
 
-def _words(tensor: torch.Tensor) -> Array:
+def flat_words(tensor: torch.Tensor) -> Array:
+    """Return a tensor on the CPU as flat words: uint16 for bfloat16, float32 for all others."""
     flat = tensor.detach().contiguous().flatten()
     words: Array = flat.view(torch.uint16).numpy() if flat.dtype == torch.bfloat16 else flat.float().numpy()
     return words

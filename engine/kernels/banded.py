@@ -1,4 +1,4 @@
-"""The kernels of TIES and breadcrumbs: a band of the order of magnitudes is kept of each task vector."""
+"""What TIES and breadcrumbs keep: a band of the order of magnitudes is kept of each task vector."""
 
 from __future__ import annotations
 
@@ -10,29 +10,24 @@ import numpy as np
 import torch
 
 from engine.kernels.counting import exact_cuts
-from engine.kernels.kernel import Kernel, Merge
 from engine.kernels.magnitudes import ALL, INFINITY, NONE, Cut, Magnitudes, Values, count
-from engine.kernels.sparsified import Selection, summed
+from engine.kernels.sparsified import Selection
 from engine.methods.method import Array, Rng
 from engine.methods.selection import SORT_BELOW
 from engine.methods.task_vectors import band
 from engine.operands import MOST_MASKS, Operands, widened
 
 
-def banded(*, consensus: bool) -> Kernel:
-    """Return the kernel of a method that keeps a band, with or without the election of signs."""
-
-    def kernel(operands: Operands, p: Mapping[str, Any], rng: Rng) -> Merge | None:
-        gammas = p.get("gamma")
-        bands = [band(operands.size, density, gammas[i] if gammas else None) for i, density in enumerate(p["density"])]
-        if operands.size >= SORT_BELOW:
-            return summed(operands, p, _selection(operands, bands), consensus=consensus)
-        if len(bands) > MOST_MASKS:
-            return None
-        masks = _sorted_masks(operands, bands, ascending=gammas is not None)
-        return summed(operands, p, Selection(lambda begin, end: masks[begin:end]), consensus=consensus)
-
-    return kernel
+def banded(operands: Operands, p: Mapping[str, Any], rng: Rng) -> Selection | None:
+    """Return what a method keeps that keeps a band."""
+    gammas = p.get("gamma")
+    bands = [band(operands.size, density, gammas[i] if gammas else None) for i, density in enumerate(p["density"])]
+    if operands.size >= SORT_BELOW:
+        return _selection(operands, bands)
+    if len(bands) > MOST_MASKS:
+        return None
+    masks = _sorted_masks(operands, bands, ascending=gammas is not None)
+    return Selection(lambda begin, end: masks[begin:end])
 
 
 def _selection(operands: Operands, bands: Sequence[tuple[int, int]]) -> Selection:

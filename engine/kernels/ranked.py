@@ -1,4 +1,4 @@
-"""The kernels of DELLA: what is kept of each task vector is drawn by the rank of its magnitude in its row."""
+"""What DELLA keeps: what is kept of each task vector is drawn by the rank of its magnitude in its row."""
 
 from __future__ import annotations
 
@@ -7,19 +7,18 @@ from typing import Any
 
 import numpy as np
 
-from engine.kernels.kernel import Kernel, Merge
 from engine.kernels.ranks import mark, mark_all, rank_rows
-from engine.kernels.sparsified import Selection, summed
+from engine.kernels.sparsified import Select, Selection
 from engine.methods.della import check_probabilities, probability
 from engine.methods.draws import LOW, upper_word
 from engine.methods.method import Rng
 from engine.operands import MOST_MASKS, Operands, between
 
 
-def ranked(method: str, *, consensus: bool) -> Kernel:
-    """Return the kernel of a method that keeps elements with probabilities that grow with their rank."""
+def ranked(method: str) -> Select:
+    """Return what a method keeps that keeps elements with probabilities that grow with their rank."""
 
-    def kernel(operands: Operands, p: Mapping[str, Any], rng: Rng) -> Merge | None:
+    def select(operands: Operands, p: Mapping[str, Any], rng: Rng) -> Selection | None:
         shape, k = operands.job.shape, len(operands.inputs)
         row = operands.size if len(shape) < 2 else shape[1]
         if len(shape) > 2 or k > MOST_MASKS or row >= LOW:
@@ -46,6 +45,6 @@ def ranked(method: str, *, consensus: bool) -> Kernel:
             draw(0, operands.size)  # one row, which has no pieces
         else:
             operands.map(draw)
-        return summed(operands, p, Selection(lambda begin, end: masks[begin:end]), consensus=consensus)
+        return Selection(lambda begin, end: masks[begin:end])
 
-    return kernel
+    return select

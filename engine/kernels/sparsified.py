@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import compress
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -43,29 +43,38 @@ class Selection:
         return rules >> np.uint8(i) if isinstance(rules, np.ndarray) else (rules[i],)
 
 
-def drawn(*, consensus: bool) -> Kernel:
-    """Return the kernel of DARE: elements are kept at random."""
+Select: TypeAlias = "Callable[[Operands, Mapping[str, Any], Rng], Selection | None]"
+"""Says what a method keeps of the task vectors; None where only its reference can."""
 
-    def kernel(operands: Operands, p: Mapping[str, Any], rng: Rng) -> Merge:
-        keys = [rng(i) for i in range(len(p["density"]))]
-        some = [density > 0.0 for density in p["density"]]  # no last word says "never"
-        last = [max(0, int(np.ceil(min(density, 1.0) * TWO32)) - 1) for density in p["density"]]
 
-        def rules(begin: int, end: int) -> Any:
-            return tuple(
-                (np.uint32(key & LOW), np.uint32(upper_word(key, begin)), np.uint32(last_i))
-                for key, last_i in zip(keys, last, strict=True)
-            )
+def summing(select: Select, *, consensus: bool) -> Kernel:
+    """Return the kernel of a method that sums what `select` keeps, with or without the election of signs."""
 
-        selection = Selection(rules, range(1 << 32, operands.size, 1 << 32), some)
-        return summed(operands, p, selection, consensus=consensus)
+    def kernel(operands: Operands, p: Mapping[str, Any], rng: Rng) -> Merge | None:
+        selection = select(operands, p, rng)
+        return None if selection is None else summed(operands, p, selection, consensus=consensus)
 
     return kernel
 
 
+def drawn(operands: Operands, p: Mapping[str, Any], rng: Rng) -> Selection:
+    """Return what DARE keeps: elements drawn at random."""
+    keys = [rng(i) for i in range(len(p["density"]))]
+    some = [density > 0.0 for density in p["density"]]  # no last word says "never"
+    last = [max(0, int(np.ceil(min(density, 1.0) * TWO32)) - 1) for density in p["density"]]
+
+    def rules(begin: int, end: int) -> Any:
+        return tuple(
+            (np.uint32(key & LOW), np.uint32(upper_word(key, begin)), np.uint32(last_i))
+            for key, last_i in zip(keys, last, strict=True)
+        )
+
+    return Selection(rules, range(1 << 32, operands.size, 1 << 32), some)
+
+
 def summed(operands: Operands, p: Mapping[str, Any], selection: Selection, *, consensus: bool) -> Merge:
     """Return how pieces of base + the sum of what is kept of the task vectors are merged."""
-    ratios = [_ratio(operands, p, selection, i) for i in range(len(operands.inputs))]
+    ratios = [norm_ratio(operands, p, selection, i) for i in range(len(operands.inputs))]
     w = floats(p["weight"])
     c = floats(
         [w_i * ratio for w_i, ratio in zip(p["weight"], ratios, strict=True)] if consensus else factors(p, ratios)
@@ -102,7 +111,7 @@ def summed(operands: Operands, p: Mapping[str, Any], selection: Selection, *, co
     return merge
 
 
-def _ratio(operands: Operands, p: Mapping[str, Any], selection: Selection, i: int) -> float:
+def norm_ratio(operands: Operands, p: Mapping[str, Any], selection: Selection, i: int) -> float:
     """Return the factor that restores the L1 norm of source i's task vector, where the recipe asks for it."""
     if not p["rescale"] or not 0.0 < p["density"][i] < 1.0:
         return 1.0

@@ -9,19 +9,23 @@ from engine.kernels.nearswap import nearswap
 from engine.kernels.ram import ram, ramplus_tl
 from engine.kernels.ranked import ranked
 from engine.kernels.sce import sce
-from engine.kernels.sparsified import drawn
+from engine.kernels.sparsified import Select, drawn, summing
 from engine.kernels.weighted_sum import weighted_sum
 from engine.methods import METHODS
 
+SELECTIONS: dict[str, Select] = {
+    "ties": banded,
+    "breadcrumbs": banded,
+    "breadcrumbs_ties": banded,
+    "dare_linear": drawn,
+    "dare_ties": drawn,
+    "della": ranked("della"),
+    "della_linear": ranked("della_linear"),
+}
+
 KERNELS: dict[str, Kernel] = {
     **{name: weighted_sum(method.combination) for name, method in METHODS.items() if method.combination},
-    "ties": banded(consensus=True),
-    "breadcrumbs": banded(consensus=False),
-    "breadcrumbs_ties": banded(consensus=True),
-    "dare_linear": drawn(consensus=False),
-    "dare_ties": drawn(consensus=True),
-    "della": ranked("della", consensus=True),
-    "della_linear": ranked("della_linear", consensus=False),
+    **{name: summing(select, consensus=METHODS[name].consensus) for name, select in SELECTIONS.items()},
     "sce": sce,
     "ram": ram,
     "ramplus_tl": ramplus_tl,

@@ -25,33 +25,41 @@ def weighted_sum(combination: Combination) -> Kernel:
             return None
         with_base = combination.of == "base and inputs"
         deltas = combination.of == "deltas" and operands.base is not None
-
-        def vectors(begin: int, end: int) -> tuple[Array, ...]:
-            return operands.all_words(begin, end) if with_base else operands.words(begin, end)
-
-        def gram() -> Array:
-            def of(begin: int, end: int) -> Array:
-                base = operands.base_words(begin, end) if deltas else None
-                found = vectors(begin, end)
-                part = np.zeros((len(found), len(found)))
-                add_products(base, found, part)
-                return part
-
-            upper: Array = np.sum(operands.map(of), axis=0)
-            return np.triu(upper) + np.triu(upper, 1).T
-
-        members = [operands.base if with_base or deltas else None, *operands.inputs]
-        matrix = operands.once(f"gram of {combination.of}", members, gram) if combination.gram else NO_GRAM
+        matrix = gram_of(operands, combination) if combination.gram else NO_GRAM
         c = floats(combination.weigh(matrix, p))
 
         def merge(begin: int, end: int, out: Array) -> bool:
             if deltas:
                 return bool(sum_deltas(operands.base_words(begin, end), operands.words(begin, end), c, out))
-            return bool(sum_inputs(vectors(begin, end), c, out))
+            return bool(sum_inputs(_vectors(operands, with_base, begin, end), c, out))
 
         return merge
 
     return kernel
+
+
+def gram_of(operands: Operands, combination: Combination) -> Array:
+    """Return the Gram matrix of what the method weighs, computed once for all candidates."""
+    with_base = combination.of == "base and inputs"
+    deltas = combination.of == "deltas" and operands.base is not None
+
+    def gram() -> Array:
+        def of(begin: int, end: int) -> Array:
+            base = operands.base_words(begin, end) if deltas else None
+            found = _vectors(operands, with_base, begin, end)
+            part = np.zeros((len(found), len(found)))
+            add_products(base, found, part)
+            return part
+
+        upper: Array = np.sum(operands.map(of), axis=0)
+        return np.triu(upper) + np.triu(upper, 1).T
+
+    members = [operands.base if with_base or deltas else None, *operands.inputs]
+    return operands.once(f"gram of {combination.of}", members, gram)
+
+
+def _vectors(operands: Operands, with_base: bool, begin: int, end: int) -> tuple[Array, ...]:
+    return operands.all_words(begin, end) if with_base else operands.words(begin, end)
 
 
 @compiled

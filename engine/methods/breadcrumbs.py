@@ -36,4 +36,5 @@ BREADCRUMBS = Method(
     differentiable=True,
     invariants=("identity", "order", "scale"),
     paper="arXiv:2312.06795",
+    sparsified="sum",
 )

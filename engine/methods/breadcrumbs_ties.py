@@ -25,7 +25,8 @@ BREADCRUMBS_TIES = Method(
     parameters=(WEIGHT, DENSITY, GAMMA, *shared_parameters(normalize=False, rescale=False)),
     base="required",
     inputs=(1, None),
-    differentiable=False,
+    differentiable=True,
     invariants=("identity", "order", "scale"),
     paper="arXiv:2312.06795, arXiv:2306.01708",
+    sparsified="consensus",
 )

@@ -33,4 +33,5 @@ DARE_LINEAR = Method(
     differentiable=True,
     invariants=("identity", "scale"),
     paper="arXiv:2311.03099",
+    sparsified="sum",
 )

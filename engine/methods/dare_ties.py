@@ -30,7 +30,8 @@ DARE_TIES = Method(
     parameters=(WEIGHT, DENSITY, *shared_parameters(normalize=False, rescale=True)),
     base="required",
     inputs=(1, None),
-    differentiable=False,
+    differentiable=True,
     invariants=("identity", "scale"),
     paper="arXiv:2311.03099, arXiv:2306.01708",
+    sparsified="consensus",
 )

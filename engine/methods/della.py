@@ -79,7 +79,8 @@ DELLA = Method(
     parameters=(WEIGHT, MARGINAL_DENSITY, EPSILON, *shared_parameters(normalize=True, rescale=True)),
     base="required",
     inputs=(1, None),
-    differentiable=False,
+    differentiable=True,
     invariants=("identity", "scale"),
     paper="arXiv:2406.11617",
+    sparsified="consensus",
 )

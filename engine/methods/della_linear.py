@@ -28,4 +28,5 @@ DELLA_LINEAR = Method(
     differentiable=True,
     invariants=("identity", "scale"),
     paper="arXiv:2406.11617",
+    sparsified="sum",
 )

@@ -103,7 +103,12 @@ scale: scaling all inputs and the base scales the result (but for the guards aga
 
 @dataclass(frozen=True)
 class Method:
-    """A merge method. `inputs` is the fewest and the most models it takes, the base not counted unless ignored."""
+    """A merge method. `inputs` is the fewest and the most models it takes, the base not counted unless ignored.
+
+    `differentiable`: in its weights (see `engine.derivative`), whatever it keeps and whatever signs it elects held
+    fixed. `sparsified`: it adds task vectors of which a part is kept (see `merge_task_vectors`): their weighted sum, or
+    that of the elements which agree with the elected sign.
+    """
 
     name: str
     reference: Reference
@@ -114,6 +119,12 @@ class Method:
     invariants: tuple[Invariant, ...]
     paper: str
     combination: Combination | None = None
+    sparsified: Literal["sum", "consensus"] | None = None
+
+    @property
+    def consensus(self) -> bool:
+        """Whether signs are elected."""
+        return self.sparsified == "consensus"
 
 
 INT8_MASK = Parameter("int8_mask", False, "mergekit's dtype of temporary masks; no effect on the result", kind=bool)

@@ -26,7 +26,7 @@ NEARSWAP = Method(
     parameters=(Parameter("t", None, "the most that an element moves", low=0.0, high=0.01),),
     base="required",
     inputs=(1, 1),
-    differentiable=True,
+    differentiable=False,
     invariants=("identity",),
     paper="huggingface.co/alchemonaut/QuartetAnemoi-70B-t0.0001",
 )

@@ -24,7 +24,8 @@ TIES = Method(
     parameters=(WEIGHT, DENSITY, *shared_parameters(normalize=True, rescale=False)),
     base="required",
     inputs=(1, None),
-    differentiable=False,
+    differentiable=True,
     invariants=("identity", "order", "scale"),
     paper="arXiv:2306.01708",
+    sparsified="consensus",
 )
