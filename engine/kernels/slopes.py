@@ -57,8 +57,7 @@ def add_agreeing_dots(
 
     With A the sources that agree at an element, D their sum of w_i (1 unless `divided`) and delta_i what is kept of
     x_i - base, M = sum_A w_i r_i delta_i / D, so that by w_i it is 1_A(i) (r_i delta_i - M) / D, without the M unless
-    `divided`. The elected signs are held fixed. At w_i = 0 it is the derivative from above: the element agrees if its
-    own sign does.
+    `divided`. The elected signs are held fixed. At w_i = 0 it is the derivative from above.
     """
     m = len(xs)
     delta, agreeing = np.empty((m, BLOCK), np.float32), np.empty((m, BLOCK), np.float32)
@@ -106,11 +105,16 @@ def _keep(base: Any, x: Any, rule: Any, start: Any, begin: int, factor: Any, out
 
 @compiled
 def _agree(delta: Any, weight: Any, elected: Any, out: Any) -> None:
-    """Set out to 1 where the weighted delta has the elected sign, a sum of 0 counting as positive, else to 0."""
+    """Set out to 1 where the weighted delta has the elected sign, a sum of 0 counting as positive, else to 0.
+
+    What has no weight has the delta's own sign; where nobody has elected one, it would do so itself.
+    """
     sign = np.uint32(0) if weight >= ZERO else SIGN
+    alone = weight == ZERO
     for j in range(delta.shape[0]):
         down = SIGN if elected[j] < ZERO else np.uint32(0)
-        out[j] = ONE if real(np.uint32(bits(delta[j]) ^ sign ^ down)) > ZERO else ZERO
+        free = alone & (elected[j] == ZERO) & (delta[j] != ZERO)
+        out[j] = ONE if free | (real(np.uint32(bits(delta[j]) ^ sign ^ down)) > ZERO) else ZERO
 
 
 def rule_of(rules: Any, i: int, begin: int) -> Any:
