@@ -39,10 +39,24 @@ def methods() -> Iterable[str]:
 
 
 def spaces() -> Iterable[str]:
+    import search_spaces
+    from evolve.config_space import Space
     from search_spaces import SPACES
 
+    folder = Path(search_spaces.__file__).parent
     yield "space.layers says where over depth a parameter has genes of its own:"
     yield from (f"    {name}: {depth.doc}" for name, depth in SPACES.items())
+    yield "space has these keys besides:"
+    fields = Space.model_fields.items()
+    yield from (f"    {name}: {field.description}" for name, field in fields if name != "layers")
+    yield "ready-made, a search.yaml for each kind:"
+    yield from (f"    search_spaces/{file.name}: {summary(file)}" for file in sorted(folder.glob("*.yaml")))
+
+
+def summary(file: Path) -> str:
+    """The first sentence of a ready-made file's comment, which its second line begins."""
+    comment = [line[2:] for line in file.read_text(encoding="utf-8").splitlines()[1:] if line.startswith("# ")]
+    return " ".join(comment).split(". ")[0].rstrip(".")
 
 
 def optimizers() -> Iterable[str]:
