@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 import torch
 from families import FAMILIES, Bench, family
-from recipes import from_coefficients, plain_merges
+from recipes import from_coefficients, untuned
 from transformers.utils.logging import disable_progress_bar
 
 from engine.recipe import Recipe
@@ -35,7 +35,8 @@ from evolve.trial import Failure, Job
 HERE = Path(__file__).resolve().parent
 CANDIDATES, EACH = 100, 32  # the budget: so many candidates on so many documents a skill
 POOLED = 500  # documents a skill that an arm may draw on, in the seed's order
-REPORTED, ALL_FRESH = 1000, 4000  # documents a skill: of one seed's report, and of all of them
+REPORTED, ALL_FRESH = 1000, 4000  # documents a skill: of one seed's report, and of all of them (four are spare: a
+# configuration has selection and report documents too)
 Items = dict[str, dict[int, float]]  # skill -> document -> 1.0 where the greedy answer is exactly right
 
 
@@ -78,7 +79,7 @@ class Answers:
         self._evaluator = Evaluator(config, threads=1)
         self._ids = {task.split("_", 1)[1]: sets.search for task, sets in Setting(config).prepared.documents.items()}
         self._prefix = config.score.tasks[0].task.split("_", 1)[0]
-        self._known: dict[str, Items] = {}
+        self.known: dict[str, Items] = {}
 
     def order(self, skill: str, seed: int) -> list[int]:
         """The skill's documents as the seed shuffles them."""
@@ -86,14 +87,19 @@ class Answers:
         random.Random(f"{skill} {seed}").shuffle(ids)
         return ids
 
+    def learn(self, recipe: Recipe, items: Items) -> None:
+        """Take over what was scored before."""
+        for skill, own in items.items():
+            self.known.setdefault(recipe.digest, {each: {} for each in items})[skill] |= own
+
     def missing(self, recipe: Recipe, wanted: Mapping[str, Sequence[int]]) -> dict[str, tuple[int, ...]]:
-        known = self._known.get(recipe.digest, {})
+        known = self.known.get(recipe.digest, {})
         return {skill: tuple(i for i in ids if i not in known.get(skill, {})) for skill, ids in wanted.items()}
 
     def score(self, recipe: Recipe, wanted: Mapping[str, Sequence[int]]) -> Items | None:
         """The items of the wanted documents; None for a recipe that cannot be scored."""
         missing = self.missing(recipe, wanted)
-        known = self._known.setdefault(recipe.digest, {skill: {} for skill in wanted})
+        known = self.known.setdefault(recipe.digest, {skill: {} for skill in wanted})
         if any(missing.values()):
             only = {f"{self._prefix}_{skill}": ids for skill, ids in missing.items() if ids}
             outcome = self._evaluator.evaluate(Job(recipe.digest, "search", recipe=recipe, only=only)).outcome
@@ -140,45 +146,39 @@ class Arena:
 
 
 class Reporter:
-    """Scores on the fresh documents, which no arm sees. Plain merges are scored once on all of them, and kept."""
+    """Scores on the fresh documents, which no arm sees. What was scored is kept in the cache."""
 
     def __init__(self, bench: Bench, cache: Path) -> None:
-        self.bench, self.cache = bench, cache
+        self.bench, self.folder = bench, cache / bench.name / "fresh"
+        self.folder.mkdir(exist_ok=True)
         sizes = {"search": ALL_FRESH, "selection": 2, "report": 2}
         self.answers = Answers(configuration(bench, 0, "fresh", sizes, cache / "runs"))
 
-    def wanted(self, seed: int | None) -> dict[str, list[int]]:
-        """The seed's report documents; None: all fresh ones."""
+    def score(self, recipe: Recipe, seed: int | None) -> dict[str, float]:
+        """By skill, on the seed's report documents; None: on all fresh ones."""
         count = ALL_FRESH if seed is None else REPORTED
-        return {skill: self.answers.order(skill, seed or 0)[:count] for skill in self.bench.skills}
-
-    def items(self, recipe: Recipe, seed: int | None) -> Items:
-        found = self.answers.score(recipe, self.wanted(seed))
+        wanted = {skill: self.answers.order(skill, seed or 0)[:count] for skill in self.bench.skills}
+        file = self.folder / f"{recipe.digest}.json"
+        if file.exists():
+            stored = json.loads(file.read_text())
+            self.answers.learn(recipe, {skill: {int(i): v for i, v in own.items()} for skill, own in stored.items()})
+        found = self.answers.score(recipe, wanted)
         if found is None:
             raise RuntimeError(f"{self.bench.name}: a recipe that was to be reported on cannot be scored")
-        return found
+        replace(file, json.dumps(self.answers.known[recipe.digest]))
+        return means(found)
 
-    def known(self) -> dict[str, Recipe]:
-        """Plain merges and, where it was found, the reference."""
-        rows = plain_merges(self.bench)
+    def plain(self, seed: int) -> dict[str, float]:
+        """Name -> mean over skills on the seed's report documents: untuned merges and, if it was found, the reference.
+
+        Tuned plain merges are arms.
+        """
+        rows = untuned(self.bench)
         file = HERE / "references.json"
         references = json.loads(file.read_text()) if file.exists() else {}
         if self.bench.name in references:
             rows["reference"] = from_coefficients(self.bench, references[self.bench.name]["coefficients"])
-        return rows
-
-    def plain(self, seed: int) -> dict[str, float]:
-        """Name -> mean over skills on the seed's report documents, of every plain merge and the reference."""
-        wanted = self.wanted(seed)
-        rows = {}
-        for name, recipe in self.known().items():
-            file = self.cache / self.bench.name / "fresh" / f"{recipe.digest}.json"
-            if not file.exists():
-                file.parent.mkdir(exist_ok=True)
-                replace(file, json.dumps(self.items(recipe, None)))
-            items = {skill: {int(i): v for i, v in own.items()} for skill, own in json.loads(file.read_text()).items()}
-            rows[name] = float(np.mean([np.mean([items[skill][i] for i in ids]) for skill, ids in wanted.items()]))
-        return rows
+        return {name: float(np.mean(list(self.score(recipe, seed).values()))) for name, recipe in rows.items()}
 
 
 def replace(file: Path, text: str) -> None:
@@ -215,7 +215,7 @@ def run(bench: Bench, arm: str, seed: int, reporter: Reporter, cache: Path) -> d
     began = time.perf_counter()
     found = ARMS[arm](arena)
     seconds = time.perf_counter() - began
-    by_skill = means(reporter.items(found.recipe, seed))
+    by_skill = reporter.score(found.recipe, seed)
     recipe = found.recipe.model_dump(mode="json", exclude_none=True)
     return {
         "report": round(float(np.mean(list(by_skill.values()))), 6),

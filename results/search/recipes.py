@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-from families import LAYERS, Bench  # noqa: E402
+from families import LAYERS, Bench
 
-from engine.recipe import Recipe  # noqa: E402
+from engine.recipe import Recipe
 
 GROUPS = ("self_attn", "mlp", "")  # of a layer's tensors, by part of their names; "": the rest, which are its norms
 OUTER = ("model.embed_tokens.weight", "model.norm.weight")
@@ -61,15 +61,11 @@ def dare(bench: Bench) -> Recipe:
     return uniform(bench, "dare_ties", {"weight": 1 / len(bench.sources), "density": 0.5}, normalize=False)
 
 
-def plain_merges(bench: Bench) -> dict[str, Recipe]:
-    """What one does without a search, by name: each model alone, and merges with one number for all sources."""
+def untuned(bench: Bench) -> dict[str, Recipe]:
+    """What one has without any scoring, by name: each model alone, and merges with their usual settings."""
     rows = {"base": alone(bench, bench.base)}
     rows |= {f"source {Path(source).name}": alone(bench, source) for source in bench.sources}
-    rows |= {"uniform average": average(bench), "DARE-TIES .5": dare(bench)}
-    rows |= {f"task arithmetic {strength}": task_arithmetic(bench, strength) for strength in STRENGTHS}
-    for density in DENSITIES:
-        rows |= {f"TIES {density} x {s}": ties(bench, density, s) for s in TIES_STRENGTHS}
-    return rows
+    return rows | {"uniform average": average(bench), "DARE-TIES": dare(bench)}
 
 
 def over_depth(

@@ -1,0 +1,109 @@
+"""What the raw numbers say, family by family.
+
+python results/search/report.py     # writes tables.md beside it
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+HERE = Path(__file__).resolve().parent
+TUNED = ("greedy-soup", "task-arithmetic", "ties")  # arms that are plain merges: every other one has to beat them
+RESAMPLES = 10_000
+TIE = 0.0025  # points of a score: less is a tie
+OPPONENTS = ("mergekit-evolve", "mergekit-evolve-task-arithmetic")
+Entries = dict[str, dict[str, Any]]  # seed -> entry
+
+
+def interval(values: list[float]) -> tuple[float, float, float]:
+    """Mean and the bounds of its 95 % percentile bootstrap interval over seeds."""
+    seen, draws = np.array(values), np.random.default_rng(0)
+    means = seen[draws.integers(seen.size, size=(RESAMPLES, seen.size))].mean(axis=1)
+    low, high = np.quantile(means, [0.025, 0.975])
+    return float(seen.mean()), float(low), float(high)
+
+
+def shown(values: list[float], scale: float = 100.0) -> str:
+    """Mean and interval; of fewer than three seeds only the mean."""
+    mean, low, high = interval(values)
+    if len(values) < 3:
+        return f"{scale * mean:.2f}"
+    return f"{scale * mean:.2f} [{scale * low:.2f}, {scale * high:.2f}]"
+
+
+def read(folder: Path) -> dict[str, Entries]:
+    return {file.stem: json.loads(file.read_text()) for file in sorted(folder.glob("*.json"))}
+
+
+def best_plain(arms: dict[str, Entries], seed: str) -> tuple[str, float]:
+    """The strongest of what needs no search, on the seed's report documents."""
+    rows = {name: value for name, value in arms["plain"][seed].items() if name != "reference"}
+    rows |= {arm: arms[arm][seed]["report"] for arm in TUNED if seed in arms.get(arm, {})}
+    name = max(rows, key=lambda row: rows[row])
+    return name, rows[name]
+
+
+def row(arm: str, arms: dict[str, Entries]) -> str:
+    entries = arms[arm]
+    seeds = [seed for seed in entries if seed in arms["plain"]]
+    points = [entries[seed]["report"] - best_plain(arms, seed)[1] for seed in seeds]
+    regrets, against = [], "-"
+    for seed in seeds:
+        reference, best = arms["plain"][seed].get("reference"), best_plain(arms, seed)[1]
+        if reference is not None and reference > best:
+            regrets.append((reference - entries[seed]["report"]) / (reference - best))
+    rivals = [name for name in OPPONENTS if name in arms and name != arm]
+    shared = [seed for seed in seeds if all(seed in arms[name] for name in rivals)]
+    if rivals and shared:
+        means = {name: np.mean([arms[name][seed]["report"] for seed in shared]) for name in rivals}
+        rival = max(rivals, key=lambda name: means[name])
+        gaps = [entries[seed]["report"] - arms[rival][seed]["report"] for seed in shared]
+        wins, losses = sum(gap > TIE for gap in gaps), sum(gap < -TIE for gap in gaps)
+        against = f"{shown(gaps)}; {wins}/{len(gaps) - wins - losses}/{losses}"
+    claims = [entry["claims"] for entry in entries.values() if entry["claims"] is not None]
+    cells = [
+        arm,
+        str(len(seeds)),
+        shown([entries[seed]["report"] for seed in seeds]),
+        shown(points),
+        shown(regrets, 1.0) if regrets else "-",
+        against,
+        f"{sum(claims)}/{len(claims)}" if claims else "-",
+        f"{np.mean([entries[seed]['documents'] for seed in seeds]):.0f}",
+        f"{np.median([entries[seed]['seconds'] for seed in seeds]):.0f}",
+    ]
+    return "| " + " | ".join(cells) + " |"
+
+
+def table(name: str, arms: dict[str, Entries]) -> str:
+    searched = [arm for arm in arms if arm != "plain"]
+    searched.sort(key=lambda arm: -float(np.mean([entry["report"] for entry in arms[arm].values()])))
+    seeds = [seed for seed in arms["plain"] if all(seed in arms.get(arm, {}) for arm in TUNED)] or list(arms["plain"])
+    lines = [f"## {name}", ""]
+    for seed in seeds:
+        best, value = best_plain(arms, seed)
+        reference = arms["plain"][seed].get("reference")
+        known = f"reference {100 * reference:.2f}" if reference is not None else "no reference yet"
+        lines.append(f"- seed {seed}: best without a search {100 * value:.2f} ({best}), {known}")
+    head = "| arm | seeds | report | points | regret | against mergekit-evolve; wins/ties/losses | claims "
+    lines += ["", head + "| documents | s |", "|---" * 9 + "|"]
+    return "\n".join([*lines, *(row(arm, arms) for arm in searched)])
+
+
+def main() -> None:
+    folders = sorted(folder for folder in (HERE / "raw").iterdir() if folder.is_dir())
+    tables = [table(folder.name, arms) for folder in folders if "plain" in (arms := read(folder)) and len(arms) > 1]
+    notes = (
+        "Made by `report.py` from `raw/`. Scores and points are hundredths; in brackets 95 % bootstrap intervals over"
+        "\nseeds. `points`: over the best of base, sources, untuned and tuned plain merges on the same documents. `regret`:"
+        "\n0 is the reference, 1 that best. `against mergekit-evolve`: the difference to the better of its two variants."
+    )
+    (HERE / "tables.md").write_text("\n\n".join(["# Tables", notes, *tables]) + "\n")
+
+
+if __name__ == "__main__":
+    main()
