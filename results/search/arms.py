@@ -8,7 +8,8 @@ from itertools import product
 from typing import Any
 
 import numpy as np
-from harness import EACH, POOLED, Arena, Found, OutOfBudget
+from arena import EACH, POOLED, Arena, Found, OutOfBudget
+from ours import ours
 from recipes import DENSITIES, STRENGTHS, TIES_STRENGTHS, average, dare, over_depth, task_arithmetic, ties
 
 from engine.methods import METHODS
@@ -156,4 +157,11 @@ ARMS: dict[str, Callable[[Arena], Found]] = {
     "gp": optuna_arm(lambda optuna, seed: optuna.samplers.GPSampler(seed=seed)),
     "mergekit-evolve": mergekit_evolve("dare_ties"),
     "mergekit-evolve-task-arithmetic": mergekit_evolve("task_arithmetic"),
+    "ours-without-gradients": ours(),
+    "ours-unraced": ours(race=False),  # B5, beside the next
+    "ours-raced-third": ours(share=1 / 3),
+    "ours-faults": ours(faults=0.1),  # B11
+    "ours-16": ours(16),  # B4, with the two next
+    "ours-64": ours(64),
+    "ours-256": ours(256),
 }

@@ -99,8 +99,8 @@ def main() -> None:
     tables = [table(folder.name, arms) for folder in folders if "plain" in (arms := read(folder)) and len(arms) > 1]
     notes = (
         "Made by `report.py` from `raw/`. Scores and points are hundredths; in brackets 95 % bootstrap intervals over"
-        "\nseeds. `points`: over the best of base, sources, untuned and tuned plain merges on the same documents. `regret`:"
-        "\n0 is the reference, 1 that best. `against mergekit-evolve`: the difference to the better of its two variants."
+        "\nseeds. `points`: over the best of base, sources, untuned and tuned plain merges on the same documents."
+        "\n`regret`: 0 is the reference, 1 that best. `against mergekit-evolve`: to the better of the two."
     )
     (HERE / "tables.md").write_text("\n\n".join(["# Tables", notes, *tables]) + "\n")
 

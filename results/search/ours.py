@@ -1,0 +1,110 @@
+"""The arms that are ours: `evolve run` itself, in this process, with its default settings but for the budget."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import redirect_stderr, redirect_stdout
+from io import StringIO
+from typing import Any, ClassVar
+
+import yaml
+from arena import EACH, Arena, Found, configuration
+from recipes import Recipe
+
+from evolve import run as evolve_run
+from evolve.config import SearchConfig
+from evolve.evaluator import Evaluator
+from evolve.executor import InProcess
+from evolve.guard import storage_url
+from evolve.ledger import Ledger
+from evolve.preflight import Findings
+from evolve.trial import Evaluation, Failure, Job
+
+DOCUMENTS = {"selection": 100, "report": 400}  # a skill; the report's are for the claim, and not charged
+SEARCHING = 0.75  # of the budget; the rest is for finalists and for making the winner's recipe simpler
+GRADIENT = 3.5  # forward passes that a document of a gradient step is charged
+
+
+class Counting:
+    """In place of `evolve.start.LazyExecutor`: one worker in this process, which counts what it scores."""
+
+    scored: ClassVar[Counter[str]] = Counter()
+    faults: ClassVar[float] = 0.0  # share of merges that are broken on purpose, by their digest
+
+    def __init__(self, config: SearchConfig, findings: Findings, say: Callable[[str], None]) -> None:
+        self._config = config
+        self._worker: InProcess | None = None
+
+    @property
+    def started(self) -> bool:
+        return self._worker is not None
+
+    def run(self, jobs: Sequence[Job]) -> Iterator[tuple[Job, Evaluation]]:
+        if jobs and self._worker is None:
+            self._worker = InProcess(Evaluator(self._config, threads=1))
+        for job in jobs:
+            if self.breaks(job):
+                yield job, Evaluation(Failure("not finite", "broken on purpose"))
+                continue
+            for _, evaluation in self._worker.run([job]) if self._worker else ():
+                self.count(job, evaluation)
+                yield job, evaluation
+
+    def breaks(self, job: Job) -> bool:
+        """The same recipes break every time; models alone never do."""
+        if job.documents != "search" or job.recipe is None or job.recipe.merge_method == "passthrough":
+            return False
+        return int(job.recipe.digest[:8], 16) < self.faults * 16**8
+
+    def count(self, job: Job, evaluation: Evaluation) -> None:
+        if evaluation.slopes is not None:
+            self.scored["gradients"] += evaluation.slopes.documents
+            return
+        score = evaluation.partial if isinstance(evaluation.outcome, Failure) else evaluation.outcome
+        for measures in score.measures.values() if score is not None else ():
+            self.scored[job.documents] += max(map(len, measures.values()), default=0)
+
+    def close(self) -> None:
+        """Nothing to release."""
+
+
+def claim(verdict: Mapping[str, Any]) -> bool:
+    """Whether the report says of the winner that it is better than the best of the others."""
+    gains = {row["name"]: row["gain"] for row in verdict["rows"]}
+    return bool(gains[verdict["best"]] and gains[verdict["best"]]["low"] > 0)
+
+
+def ours(each: int = EACH, share: float = 1.0, faults: float = 0.0, **search: Any) -> Callable[[Arena], Found]:
+    """`each`: search documents a skill; `share` of the budget; `search`: settings of search.yaml's section of that name
+    beside the budget."""
+
+    def arm(arena: Arena) -> Found:
+        budget = {"documents": int(SEARCHING * share * arena.budget), "trials": 100_000}
+        config = configuration(arena.bench, arena.seed, "bench", {**DOCUMENTS, "search": each}, arena.folder)
+        content = config.model_dump(mode="json", exclude_unset=True)
+        content |= {"search": {**budget, **search}, "run": {**content["run"], "workers": 1}}
+        file = arena.folder / "search.yaml"
+        arena.folder.mkdir(parents=True, exist_ok=True)
+        file.write_text(yaml.safe_dump(content))
+        evolve_run.LazyExecutor = Counting  # type: ignore[assignment,misc]
+        Counting.scored, Counting.faults = Counter(), faults
+        told = StringIO()
+        with redirect_stdout(told), redirect_stderr(told):
+            evolve_run.run(file)
+        (arena.folder / "log.txt").write_text(told.getvalue())
+        scored = Counting.scored
+        arena.spent += scored["search"] + scored["selection"] + round(GRADIENT * scored["gradients"])
+        return result(config, scored)
+
+    return arm
+
+
+def result(config: SearchConfig, scored: Mapping[str, int]) -> Found:
+    ledger = Ledger(storage_url(config), config.name, must_exist=True)
+    verdict, trials = ledger.attribute("verdict"), ledger.trials()
+    ledger.close()
+    recipe = Recipe.from_yaml((config.folder / "best.yaml").read_text())
+    gain = {row["name"]: row["gain"] for row in verdict["rows"]}[verdict["best"]]
+    notes = {"scored": dict(scored), "candidates": len(trials), "best": verdict["best"], "gain": gain}
+    return Found(recipe, claim(verdict), notes)
