@@ -5,7 +5,8 @@
 Once for MODEL in bfloat16 on the tasks of the folder TASKS, once for the demo's model in float32 on the demo's tasks,
 with 100 to 1000 documents in all, shared evenly among the tasks. "model" is the time inside the model's modules, taken
 by hooks on them; "outside" is the rest of the call, by the clock and in processor time of the calling thread, which
-other processes lengthen little: on a machine that has other work, "kept" by the clock measures that work; "own account" is the scorer's `seconds["other"]`. Medians over candidates; the first,
+other processes lengthen little: on a machine that has other work, "kept" by the clock measures that work;
+"own account" is the scorer's `seconds["other"]`. Medians over candidates; the first,
 which plans the batches, stands apart. A candidate has weights of its own, so that nothing that depends on them can be
 kept. Leaves overhead.json and .md.
 """
