@@ -15,10 +15,15 @@ from evolve.config import SearchConfig
 from evolve.environment import usable_cores, usable_memory
 from evolve.resident import Resident
 from evolve.setting import DTYPES, Setting
+from evolve.slopes import NOT_RESIDENT, no_slopes, slopes_of
 from evolve.trial import Evaluation, Failure, Job, Outcome
-from tasks.errors import NotFinite
+from tasks.errors import NotFinite, TaskError
 from tasks.memory import is_out_of_memory
 from tasks.score import Score, Scorer
+from tasks.slope import Slope
+from tasks.spec import SMALLEST
+
+HELD = 4  # times as much as in scoring is held of a token on its way forward and back
 
 
 class Evaluator:
@@ -44,6 +49,8 @@ class Evaluator:
         start = time.perf_counter()
         outcome: Outcome
         try:
+            if job.slopes:
+                return self._slopes_of(job)
             scorer, merged = self._scorer_of(job), time.perf_counter()
             outcome = scorer.score(job.documents, job.only)
             seconds = {"merge": merged - start, **outcome.seconds}
@@ -55,8 +62,35 @@ class Evaluator:
             if not is_out_of_memory(error):
                 raise
             gc.collect()
-            return Evaluation(Failure("memory", str(error)), {}, self._task_by_task(job))
+            partial = None if job.slopes else self._task_by_task(job)
+            return Evaluation(Failure("memory", str(error)), {}, partial)
         return Evaluation(outcome, seconds | {"total": time.perf_counter() - start})
+
+    def _slopes_of(self, job: Job) -> Evaluation:
+        """The slopes of a recipe's weights; a Failure where it has none, or where the model cannot be had in memory."""
+        start = time.perf_counter()
+        made = plan(job.recipe, self._setting.checkpoints) if job.recipe is not None else None
+        lacking = no_slopes(made)
+        if made is None or self._resident.ready(made) is None:
+            lacking = NOT_RESIDENT
+        if made is None or lacking:
+            return Evaluation(Failure("slopes", lacking or NOT_RESIDENT))
+        module = self._resident.merged(made)
+        merged = time.perf_counter()
+        try:
+            found = slopes_of(made, module, self._resident, self._slope_with(module), job)
+        except TaskError as error:
+            if isinstance(error, NotFinite):
+                raise
+            return Evaluation(Failure("slopes", str(error)))
+        end = time.perf_counter()
+        seconds = {"merge": merged - start, "forward": end - merged, "total": end - start}
+        return Evaluation(Score({}, {}), seconds, slopes=found)
+
+    def _slope_with(self, module: torch.nn.Module) -> Slope:
+        setting = self._setting
+        tokens = max(SMALLEST, setting.config.score.batch_tokens // HELD)
+        return Slope(setting.prepared, module, self._resident.tokenizer, setting.objective, batch_tokens=tokens)
 
     def _task_by_task(self, job: Job) -> Score | None:
         """The scores of those tasks for which there is memory, where there is not enough for all of them."""

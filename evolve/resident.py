@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import gc
 import shutil
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -81,6 +82,16 @@ class Resident:
         with torch.no_grad():
             merge_into(plan, self._parameters, device=self._device, kept=self._kept)
         return module
+
+    @property
+    def parameters(self) -> Mapping[str, torch.Tensor]:
+        """Checkpoint name -> the module's own tensor, as long as the module is there; tied names share one."""
+        return self._parameters
+
+    @property
+    def kept(self) -> Kept:
+        """What merging keeps for the next candidate."""
+        return self._kept
 
     def drop(self) -> None:
         """Free the module, so that another one has room."""

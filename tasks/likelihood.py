@@ -43,10 +43,8 @@ class Likelihoods:
         answers = self.blank(forward)
 
         def work(tokens: int) -> None:
-            there = answers.there.tolist()
-            if any(there):  # memory ran out: the rest, in smaller passes
-                missing = [index for index, places in enumerate(self._places) if not all(there[p] for p in places)]
-                forward.run(self.batches(missing, tokens, forward), answers)
+            if bool(answers.there.any()):  # memory ran out: the rest, in smaller passes
+                forward.run(self.batches(self.missing(answers), tokens, forward), answers)
                 return
             if self._plan is None or self._plan[0] != tokens:
                 self._plan = (tokens, self.batches(range(len(self._cut)), tokens, forward))
@@ -64,6 +62,11 @@ class Likelihoods:
         """The answers by request, once they are there."""
         totals, greedy = answers.logprob.tolist(), answers.greedy.tolist()
         return [Likelihood(sum(totals[p.start : p.stop]), all(greedy[p.start : p.stop])) for p in self._places]
+
+    def missing(self, answers: Answers) -> list[int]:
+        """The requests that are not wholly answered yet."""
+        there = answers.there.tolist()
+        return [index for index, places in enumerate(self._places) if not all(there[place] for place in places)]
 
     def batches(
         self, which: Sequence[int], tokens: int, forward: Forward, prompts: Sequence[Tokens] = ()
