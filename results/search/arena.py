@@ -18,7 +18,8 @@ from evolve.evaluator import Evaluator
 from evolve.setting import Setting
 from evolve.trial import Failure, Job
 
-CANDIDATES, EACH = 100, 32  # the budget: so many candidates on so many documents a skill
+CANDIDATES: Mapping[str, int] = {"B9": 300}  # the budget, which is 100 elsewhere
+EACH = 32  # documents a skill that a candidate is scored on
 POOLED = 500  # documents a skill that an arm may draw on, in the seed's order
 Items = dict[str, dict[int, float]]  # skill -> document -> 1.0 where the greedy answer is exactly right
 
@@ -102,7 +103,7 @@ class Arena:
 
     def __init__(self, bench: Bench, seed: int, folder: Path) -> None:
         self.bench, self.seed, self.folder = bench, seed, folder
-        self.budget = CANDIDATES * EACH * len(bench.skills)
+        self.budget = CANDIDATES.get(bench.name, 100) * EACH * len(bench.skills)
         self.spent = 0
 
     @cached_property

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 from arena import EACH, POOLED, Arena, Found, OutOfBudget
+from order import relaxed
 from ours import ours
 from recipes import DENSITIES, STRENGTHS, TIES_STRENGTHS, average, dare, over_depth, task_arithmetic, ties
 
@@ -157,6 +158,7 @@ ARMS: dict[str, Callable[[Arena], Found]] = {
     "gp": optuna_arm(lambda optuna, seed: optuna.samplers.GPSampler(seed=seed)),
     "mergekit-evolve": mergekit_evolve("dare_ties"),
     "mergekit-evolve-task-arithmetic": mergekit_evolve("task_arithmetic"),
+    "relaxed": relaxed,  # B9 only
     "ours-without-gradients": ours(),
     "ours-unraced": ours(race=False),  # B5, beside the next
     "ours-raced-third": ours(share=1 / 3),
@@ -165,3 +167,5 @@ ARMS: dict[str, Callable[[Arena], Found]] = {
     "ours-64": ours(64),
     "ours-256": ours(256),
 }
+ONLY_ASKED = ("relaxed", "ours-unraced", "ours-raced-third", "ours-faults", "ours-16", "ours-64", "ours-256")
+"""Arms of single benchmarks, which run where they are named."""

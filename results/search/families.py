@@ -26,6 +26,8 @@ from transformers.utils.logging import disable_progress_bar
 Weights = dict[str, torch.Tensor]
 LAYERS = 6
 NOISE = 1.0  # of a damaged layer, in standard deviations of each of its tensors
+BURIED = 3.0  # of a layer that is better left out
+DAMAGE = {"shift": (1, 4), "reverse": (2, 2), "sort": (2, 3)}  # the layers of B9's sources; see `damaged`
 NEAR = 0.02  # of a near-copy of the base
 GENTLE = 0.01  # of C1's sources
 
@@ -125,13 +127,9 @@ def distractors(count: int, cache: Path) -> dict[str, Weights]:
     return copies | {skill: irrelevant(skill, cache) for skill in skills}
 
 
-def order(cache: Path) -> dict[str, Weights]:
-    del cache
-    return {
-        "shift": swapped(demo("shift"), 2, 3),
-        "reverse": noisy(demo("reverse"), 3.0, 90, layer=4),
-        "sort": swapped(demo("sort"), 1, 4),
-    }
+def damaged(name: str, first: int, second: int) -> Weights:
+    """An expert with two layers in each other's place; with noise over the layer where both are one."""
+    return swapped(demo(name), first, second) if first != second else noisy(demo(name), BURIED, 90, first)
 
 
 THREE = ("reverse", "sort", "shift")
@@ -141,7 +139,7 @@ FAMILIES: Mapping[str, tuple[tuple[str, ...], Callable[[Path], dict[str, Weights
     "B3-0": (THREE, lambda cache: {name: demo(name) for name in THREE}),
     "B3-4": (THREE, lambda cache: {name: demo(name) for name in THREE} | distractors(4, cache)),
     "B3-8": (THREE, lambda cache: {name: demo(name) for name in THREE} | distractors(8, cache)),
-    "B9": (THREE, order),
+    "B9": (THREE, lambda cache: {name: damaged(name, *layers) for name, layers in DAMAGE.items()}),
     "C0": (("reverse", "sort"), lambda cache: {name: gentle(name, cache) for name in ("reverse", "sort")}),
     "C1": (MAIN, lambda cache: {f"copy-{i}": noisy(demo("base"), GENTLE, 70 + i) for i in range(4)}),
 }

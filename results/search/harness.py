@@ -20,8 +20,9 @@ from typing import Any
 import numpy as np
 import torch
 from arena import Answers, Arena, configuration, means
-from arms import ARMS
+from arms import ARMS, ONLY_ASKED
 from families import FAMILIES, Bench, family
+from order import path_recipe
 from recipes import Recipe, from_coefficients, untuned
 from transformers.utils.logging import disable_progress_bar
 
@@ -62,8 +63,14 @@ class Reporter:
         file = HERE / "references.json"
         references = json.loads(file.read_text()) if file.exists() else {}
         if self.bench.name in references:
-            rows["reference"] = from_coefficients(self.bench, references[self.bench.name]["coefficients"])
+            rows["reference"] = reference_recipe(self.bench, references[self.bench.name])
         return {name: float(np.mean(list(self.score(recipe, seed).values()))) for name, recipe in rows.items()}
+
+
+def reference_recipe(bench: Bench, found: Mapping[str, Any]) -> Recipe:
+    if "path" in found:
+        return path_recipe(bench, found["path"])
+    return from_coefficients(bench, found["coefficients"])
 
 
 def replace(file: Path, text: str) -> None:
@@ -116,7 +123,7 @@ def main(arguments: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(description="Run arms on families; what is there already is not run again.")
     parser.add_argument("cache", type=Path, help="folder for checkpoints, tasks and scores")
     parser.add_argument("--families", nargs="*", default=list(FAMILIES))
-    parser.add_argument("--arms", nargs="*", default=list(ARMS))
+    parser.add_argument("--arms", nargs="*", default=[arm for arm in ARMS if arm not in ONLY_ASKED])
     parser.add_argument("--seeds", nargs="*", type=int, default=list(range(10)))
     parsed = parser.parse_args(arguments)
     torch.set_num_threads(1)

@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 
 import yaml
 from arena import EACH, Arena, Found, configuration
+from order import SPACE
 from recipes import Recipe
 
 from evolve import run as evolve_run
@@ -84,6 +85,8 @@ def ours(each: int = EACH, share: float = 1.0, faults: float = 0.0, **search: An
         config = configuration(arena.bench, arena.seed, "bench", {**DOCUMENTS, "search": each}, arena.folder)
         content = config.model_dump(mode="json", exclude_unset=True)
         content |= {"search": {**budget, **search}, "run": {**content["run"], "workers": 1}}
+        if arena.bench.name == "B9":
+            content["space"] = SPACE
         file = arena.folder / "search.yaml"
         arena.folder.mkdir(parents=True, exist_ok=True)
         file.write_text(yaml.safe_dump(content))

@@ -15,11 +15,12 @@ import json
 import sys
 import time
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import order
 import torch
 from families import FAMILIES, LAYERS, Bench, family, read
 from questions import FRESH, POOL, Document, asked
@@ -68,19 +69,23 @@ class Merger:
         result: torch.Tensor = torch.func.functional_call(self.model, dict(weights), (), arguments).logits
         return result
 
-    @torch.no_grad()
     def score(self, coefficients: torch.Tensor, documents: Documents) -> float:
-        """Mean over skills of the share of documents whose greedy answer is exactly right."""
         weights = self.merged(coefficients)
-        means = []
-        for each in documents.values():
-            hits: list[torch.Tensor] = []
-            for start in range(0, len(each), 250):
-                ids, learnt = tensors(each[start : start + 250])
-                gold, wanted = ids[:, 1:], learnt[:, 1:] & (ids[:, 1:] != TOKEN_IDS[EOS])
-                hits.append(((self.logits(weights, ids[:, :-1]).argmax(-1) == gold) | ~wanted).all(1))
-            means.append(float(torch.cat(hits).float().mean()))
-        return float(np.mean(means))
+        return exact(lambda ids: self.logits(weights, ids), documents)
+
+
+@torch.no_grad()
+def exact(logits: Callable[[torch.Tensor], torch.Tensor], documents: Documents) -> float:
+    """Mean over skills of the share of documents whose greedy answer is exactly right."""
+    means = []
+    for each in documents.values():
+        hits: list[torch.Tensor] = []
+        for start in range(0, len(each), 250):
+            ids, learnt = tensors(each[start : start + 250])
+            gold, wanted = ids[:, 1:], learnt[:, 1:] & (ids[:, 1:] != TOKEN_IDS[EOS])
+            hits.append(((logits(ids[:, :-1]).argmax(-1) == gold) | ~wanted).all(1))
+        means.append(float(torch.cat(hits).float().mean()))
+    return float(np.mean(means))
 
 
 def descended(merger: Merger, documents: Documents, start: float, steps: int, seed: int, rate: float) -> torch.Tensor:
@@ -117,6 +122,17 @@ def improved(merger: Merger, documents: Documents, start: torch.Tensor, candidat
             es.tell(points, costs)
             spent += len(points)
         return torch.tensor(es.mean, dtype=torch.float32).view_as(start)
+
+
+def find_order(bench: Bench) -> dict[str, Any]:
+    """The best order of layers of B9."""
+    parts = {skill: asked(skill)[POOL + FRESH :] for skill in bench.skills}
+
+    def score(module: Any, count: int | None) -> float:
+        spans = {skill: each[:count] if count else each[SEARCH:] for skill, each in parts.items()}
+        return exact(lambda ids: module(input_ids=ids, use_cache=False).logits, spans)
+
+    return order.find(bench, score)
 
 
 def find(bench: Bench, steps: int, candidates: int) -> dict[str, Any]:
@@ -162,7 +178,8 @@ def main(arguments: Sequence[str]) -> None:
     disable_progress_bar()
     file = HERE / "references.json"
     for name in parsed.names:
-        found = find(family(name, parsed.cache.resolve()), parsed.steps, parsed.candidates)
+        bench = family(name, parsed.cache.resolve())
+        found = find_order(bench) if name == "B9" else find(bench, parsed.steps, parsed.candidates)
         known = json.loads(file.read_text()) if file.exists() else {}
         file.write_text(json.dumps(dict(sorted({**known, name: found}.items())), indent=1) + "\n")
 
