@@ -30,6 +30,11 @@ def make(name: str, **changes: object) -> Optimizer:
     return OPTIMIZERS[name].make(problem(name, **changes))  # type: ignore[arg-type]
 
 
+def few(name: str, generations: int) -> int:
+    """Gaussian processes take a quarter of a second a point: only as many as it takes to leave their random start."""
+    return min(generations, 4) if name == "gp" else generations
+
+
 def sphere(point: Point) -> float:
     return -sum((x - 0.7) ** 2 for x in point)
 
@@ -63,7 +68,7 @@ def points_of(history: Sequence[Told]) -> list[list[Point]]:
 def test_points_lie_in_the_cube(name: str, genes: tuple[Gene, ...], start: tuple[Point, ...]) -> None:
     optimizer = make(name, genes=genes, start=start)
     population = OPTIMIZERS[name].population(len(genes))
-    for generation in range(6):
+    for generation in range(few(name, 6)):
         points = optimizer.ask()
         assert len(points) == (len(start) if start and generation == 0 else population)
         for point in points:
@@ -95,8 +100,9 @@ def test_the_ends_of_every_gene_can_start_a_search(name: str) -> None:
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_the_same_problem_asks_the_same_points(name: str) -> None:
-    assert advance(make(name), 6) == advance(make(name), 6)
-    assert advance(make(name, seed=4), 6)[1:] != advance(make(name), 6)[1:]
+    first = advance(make(name), few(name, 6))
+    assert first == advance(make(name), few(name, 6))
+    assert advance(make(name, seed=4), 2)[1:] != first[1:2]
     assert advance(make(name, seed=2**70 + 1), 3) == advance(make(name, seed=2**70 + 1), 3)
 
 
@@ -110,8 +116,8 @@ def failing(point: Point) -> float:
 @pytest.mark.parametrize("genes", [GENES, MIXED])
 def test_replay_continues_where_it_ended(name: str, value: Value, genes: tuple[Gene, ...]) -> None:
     start = START if genes is GENES else MIXED_START
-    whole = advance(make(name, genes=genes, start=start), 8, value)
-    for cut in (1, 3, 7):
+    whole = advance(make(name, genes=genes, start=start), few(name, 8), value)
+    for cut in (1, 3, 7)[: len(whole) // 2]:
         optimizer = make(name, genes=genes, start=start)
         assert replay(optimizer, whole[:cut]) == points_of(whole[:cut])
         assert replay(optimizer, whole[cut:]) == points_of(whole[cut:])
@@ -126,22 +132,22 @@ def test_recorded_points_are_the_truth(name: str, size: float) -> None:
         return [replace(each, point=tuple(min(1.0, unit + size) for unit in each.point)) for each in told]
 
     first = make(name)
-    history = [moved(told) for told in advance(make(name), 5)]
+    history = [moved(told) for told in advance(make(name), few(name, 5))]
     replay(first, history)
-    ongoing = advance(first, 3)
+    ongoing = advance(first, few(name, 6) // 2)
     second = make(name)
     replay(second, history)
-    assert advance(second, 3) == ongoing
+    assert advance(second, len(ongoing)) == ongoing
     third = make(name)
-    replay(third, [*history, *ongoing[:2]])
-    assert [each.point for each in ongoing[2]] == third.ask()
+    replay(third, [*history, *ongoing[:-1]])
+    assert [each.point for each in ongoing[-1]] == third.ask()
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_global_random_state_is_neither_used_nor_touched(name: str) -> None:
     np.random.seed(1)
     random.seed(1)
-    reference = advance(make(name), 5)
+    reference = advance(make(name), few(name, 5))
     np.random.seed(2)
     random.seed(2)
     before = np.random.get_state()[1].copy(), random.getstate()  # type: ignore[union-attr,index]
@@ -168,7 +174,7 @@ def test_the_population_depends_on_the_genes_alone(name: str) -> None:
 @pytest.mark.parametrize("population", [2, 3, 7])
 def test_a_population_that_the_user_chose_is_kept(name: str, population: int) -> None:
     optimizer = OPTIMIZERS[name].make(Problem(GENES, (), 0, population))
-    for _ in range(5):
+    for _ in range(few(name, 5)):
         points = optimizer.ask()
         assert len(points) == population
         optimizer.tell(seen(points, 0))
@@ -178,7 +184,7 @@ def test_a_population_that_the_user_chose_is_kept(name: str, population: int) ->
 def test_a_plateau_breaks_nothing(name: str) -> None:
     """All values equal, as when every candidate answers every document alike, or all failed."""
     optimizer = make(name)
-    generations = 300 if name == "cma" else 30
+    generations = 300 if name == "cma" else few(name, 30)
     for told in advance(optimizer, generations, lambda _: 0.25):
         for each in told:
             assert all(0.0 <= unit <= 1.0 for unit in each.point)
