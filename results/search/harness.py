@@ -106,8 +106,7 @@ def run(bench: Bench, arm: str, seed: int, reporter: Reporter, cache: Path) -> d
     found = ARMS[arm](arena)
     seconds = time.perf_counter() - began
     by_skill = reporter.score(found.recipe, seed)
-    recipe = found.recipe.model_dump(mode="json", exclude_none=True)
-    return {
+    entry = {
         "report": round(float(np.mean(list(by_skill.values()))), 6),
         "skills": {skill: round(value, 4) for skill, value in by_skill.items()},
         "documents": arena.spent,
@@ -115,8 +114,10 @@ def run(bench: Bench, arm: str, seed: int, reporter: Reporter, cache: Path) -> d
         "claims": found.claims,
         "notes": dict(found.notes),
         "revision": revision(),
-        "recipe": json.loads(json.dumps(recipe).replace(f"{cache}/{bench.name}/", "")),
+        "recipe": found.recipe.model_dump(mode="json", exclude_none=True),
     }
+    without_folders: dict[str, Any] = json.loads(json.dumps(entry).replace(f"{cache}/{bench.name}/", ""))
+    return without_folders
 
 
 def main(arguments: Sequence[str]) -> None:

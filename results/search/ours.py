@@ -109,5 +109,7 @@ def result(config: SearchConfig, scored: Mapping[str, int]) -> Found:
     ledger.close()
     recipe = Recipe.from_yaml((config.folder / "best.yaml").read_text())
     gain = {row["name"]: row["gain"] for row in verdict["rows"]}[verdict["best"]]
+    best = next((trial.recipe for trial in trials if trial.origin == f"start: {verdict['best']}"), None)
     notes = {"scored": dict(scored), "candidates": len(trials), "best": verdict["best"], "gain": gain}
+    notes |= {"best recipe": best}
     return Found(recipe, claim(verdict), notes)
