@@ -159,6 +159,18 @@ def show(
     execute("evolve.show", "show", what, include or [])
 
 
+@app.command()
+def convert(
+    genome: Annotated[Path, typer.Argument(help="a configuration of mergekit-evolve")],
+    out: Annotated[Path | None, typer.Argument(help="the search.yaml to write; else it is printed")] = None,
+    layers: Annotated[
+        int | None, typer.Option(min=1, help="of the models, where the base is no folder here to count them in")
+    ] = None,
+) -> None:
+    """Turn a mergekit-evolve configuration into a search.yaml, and say what does not carry over."""
+    execute("evolve.convert", "convert", genome, out, layers)
+
+
 def execute(
     module: str,
     function: str,
