@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from engine.recipe import Recipe
+from evolve.opening import START
 from evolve.trial import Trial
 from tasks.objective import Measures, Objective, mean_over_tasks
 
@@ -43,8 +44,8 @@ class Member:
 @dataclass(frozen=True)
 class Front:
     """`reference`: the point that the hypervolume is measured from, below which nothing counts; `hypervolume`: of the
-    members on the search documents (None: of more than `EXACT` tasks it is not taken); `selected`: of those with
-    selection scores on these, from their own reference."""
+    members on the search documents (None: of more than `EXACT` tasks it is not taken); `selected`: on the selection
+    documents, of those that were scored there, from the same reference."""
 
     members: tuple[Member, ...]
     reference: Parts
@@ -126,6 +127,42 @@ def exclusive(points: Array, place: int) -> float:
         return box
     limited = np.minimum(rest, points[place])
     return box - wfg(limited[not_dominated(limited)])
+
+
+def assembled(
+    trials: Sequence[Trial],
+    recipes: Mapping[str, Recipe],
+    measures: Mapping[str, Measures],
+    models: Sequence[Parts],
+    objective: Objective,
+) -> Front:
+    """The front of these trials. `recipes` and `measures` (on the selection documents) by digest; `models`: the parts
+    of the base and the sources on the search documents."""
+    tasks = list(objective.weights)
+    known = {trial.digest: parts_of(measures[trial.digest], objective) for trial in trials if trial.digest in measures}
+    stands: dict[str, bool] = {}
+    if known:
+        values = np.array([[parts[task] for task in tasks] for parts in known.values()])
+        stands = dict(zip(known, not_dominated(values).tolist(), strict=True))
+    members = tuple(
+        Member(
+            trial.origin.removeprefix(START) if trial.origin.startswith(START) else f"trial {trial.id}",
+            recipes[trial.digest],
+            trial.parts,
+            known.get(trial.digest),
+            stands.get(trial.digest, False),
+        )
+        for trial in trials
+    )
+    reference = lowest(models or [trial.parts for trial in trials], tasks)
+    searched = [trial.parts for trial in spread_out(trials, tasks)]
+    few = len(tasks) <= EXACT
+    return Front(
+        members,
+        reference,
+        hypervolume(searched, reference) if few else None,
+        hypervolume(list(known.values()), reference) if few and known else None,
+    )
 
 
 def parts_of(measures: Measures, objective: Objective) -> dict[str, float]:

@@ -4,21 +4,18 @@ from __future__ import annotations
 
 import json
 import time
-from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from engine.errors import RecipeError
-from engine.plan import Plan, plan
 from engine.recipe import Recipe
-from engine.write import write_checkpoint
 from evolve.atomic import replacing, write_json, write_text
 from evolve.baselines import opening_merge
 from evolve.budget import Budget
 from evolve.config import SearchConfig, load_config
+from evolve.ending import decide
 from evolve.environment import describe
 from evolve.executor import Executor
 from evolve.figures import Figures
@@ -37,7 +34,6 @@ from evolve.setting import Setting
 from evolve.start import LazyExecutor
 from evolve.study import Study
 from evolve.trial import Trial
-from evolve.verdict import Verdict, choose_finalists, judge, select
 from search_spaces.assemble import labels
 
 
@@ -115,33 +111,15 @@ def finish(
     recommended: Any,
     log: ProgressLog,
 ) -> dict[str, Any]:
-    """Everything after the search. Each step is kept as it is done, so that an interrupted ending goes on."""
-    setting, folder = findings.setting, config.folder
-    write_text(folder / "trials.csv", trials_csv(setting.space, trials))
-    finalists = choose_finalists(setting.space, trials, recommended, config.search.finalists)
-    log.stage("finalists on the selection documents", len(finalists))
-    finalists = select(finalists, setting.objective, executor, log.step)
-    winner = finalists[0].recipe
+    """Everything after the search, until the report is written; returns what it tells."""
+    setting = findings.setting
+    write_text(config.folder / "trials.csv", trials_csv(setting.space, trials))
+    verdict, told, winner = decide(config, setting, ledger, lease, executor, trials, recommended, log)
     lease.check()
-    write_text(folder / "best.yaml", winner.to_yaml())
-    write_winner(plan(winner, setting.checkpoints), folder / "checkpoint", log)
-    openings = ledger.events("report opened")
-    if not openings or openings[-1]["trials"] != len(trials):
-        ledger.add_event("report opened", trials=len(trials), winner=winner.digest)
-    log.stage("report documents", len(setting.family.models) + 4)
-    verdict = judge(
-        finalists,
-        folder / "checkpoint",
-        setting.family,
-        setting.objective,
-        config.seed,
-        executor,
-        log.step,
-    )
-    lease.check()
-    ledger.set_attribute("verdict", verdict.as_dict())
-    write_report(config, findings, ledger, trials, verdict, winner)
-    return verdict.as_dict()
+    result = {**verdict.as_dict(), **told}
+    ledger.set_attribute("verdict", result)
+    write_report(config, findings, ledger, trials, result, winner)
+    return result
 
 
 def write_inputs(config: SearchConfig, findings: Findings) -> None:
@@ -159,22 +137,12 @@ def write_inputs(config: SearchConfig, findings: Findings) -> None:
         write_text(config.folder / "documents" / f"{name}.json", json.dumps(ids) + "\n")
 
 
-def write_winner(planned: Plan, folder: Path, log: ProgressLog) -> None:
-    """The merged checkpoint, unless it is there whole from an earlier start."""
-    mark = folder / "merge_recipe.yaml"
-    with suppress(RecipeError, OSError, UnicodeDecodeError):  # absent or damaged: written again
-        if Recipe.from_yaml(mark.read_text(encoding="utf-8")).digest == planned.recipe.digest:
-            return
-    log.say("writing the merged checkpoint")
-    write_checkpoint(planned, folder)
-
-
 def write_report(
     config: SearchConfig,
     findings: Findings,
     ledger: Ledger,
     trials: list[Trial],
-    verdict: Verdict,
+    verdict: dict[str, Any],
     winner: Recipe,
 ) -> None:
     setting = findings.setting
@@ -182,7 +150,7 @@ def write_report(
         config=config,
         figures=Figures(setting.objective),
         trials=trials,
-        verdict=verdict.as_dict(),
+        verdict=verdict,
         recipe=winner.to_yaml(),
         openings=ledger.events("report opened"),
         documents={

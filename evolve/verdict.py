@@ -1,7 +1,6 @@
-"""The end of a run: finalists on the selection documents, then the winner against everything else on the report
-documents, which nothing before has seen.
+"""The winner against everything else on the report documents, which nothing before has seen.
 
-The winner is chosen on the selection documents alone: its search score is the best of many noisy ones and
+The winner was chosen on the selection documents alone: its search score is the best of many noisy ones and
 overstates it.
 """
 
@@ -9,35 +8,23 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from engine.recipe import Recipe
-from evolve.baselines import WINNER, model_recipes, plain_merges
+from evolve.baselines import BASE, WINNER, model_recipes, plain_merges
 from evolve.errors import RunError
 from evolve.executor import Executor
+from evolve.finalists import Finalist, Selection, scored
+from evolve.floors import FloorCheck, check
 from evolve.statistics import Difference, paired_difference, standard_error
-from evolve.study import recipe_of
-from evolve.trial import Failure, Job, Point, Trial
+from evolve.trial import Job
 from search_spaces.depth import Family
-from search_spaces.space import SearchSpace
-from tasks.objective import Objective, mean_over_tasks
+from tasks.objective import Objective, Utilities, mean_over_tasks
 from tasks.score import Score
 
-
-@dataclass(frozen=True)
-class Finalist:
-    """A recipe of the last round, where it came from, and what it scored so far (the mean was never searched).
-
-    `search` and `selection` are values of the objective; `metrics`: set -> task -> metric as lm-eval prints it.
-    """
-
-    name: str
-    recipe: Recipe
-    search: float | None
-    selection: float = float("nan")
-    metrics: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+NOTHING: Mapping[str, Any] = {}
 
 
 @dataclass(frozen=True)
@@ -61,137 +48,159 @@ class Row:
 
 
 @dataclass(frozen=True)
+class TaskGain:
+    """The winner's gain on one task, positive where it is better, and on how many documents it did better and worse."""
+
+    task: str
+    gain: Difference
+    wins: int
+    losses: int
+    documents: int
+
+
+@dataclass(frozen=True)
 class Verdict:
-    """What the report says. `rows` begin with the winner; `best` names the strongest of the others."""
+    """What the report says. `rows` begin with the winner; `best` names the strongest of the others.
+
+    `dropped`: finalists that stopped early; `tasks`: by row, the winner's gains over the base and over the best, task
+    by task; `floors`: what the report documents say of them; `report_value`: the winner's, of the objective.
+    """
 
     finalists: tuple[Finalist, ...]
     rows: tuple[Row, ...]
     best: str
     failed: tuple[str, ...]
+    dropped: tuple[Finalist, ...] = ()
+    tasks: Mapping[str, tuple[TaskGain, ...]] = field(default_factory=dict)
+    floors: tuple[FloorCheck, ...] = ()
+    report_value: float = float("nan")
+    report_error: float = 0.0
 
     def as_dict(self) -> dict[str, Any]:
         return {
-            "finalists": [
-                {
-                    "name": f.name,
-                    "search": f.search,
-                    "selection": f.selection,
-                    "digest": f.recipe.digest,
-                    "metrics": {name: dict(each) for name, each in f.metrics.items()},
-                }
-                for f in self.finalists
-            ],
+            "finalists": [finalist_data(each) for each in self.finalists],
+            "dropped": [finalist_data(each) for each in self.dropped],
             "rows": [asdict(row) for row in self.rows],
             "best": self.best,
             "failed": list(self.failed),
+            "tasks": {name: [asdict(each) for each in gains] for name, gains in self.tasks.items()},
+            "floors": [asdict(each) for each in self.floors],
+            "report_value": self.report_value,
+            "report_error": self.report_error,
         }
 
 
-def choose_finalists(space: SearchSpace, trials: list[Trial], recommended: Point | None, count: int) -> list[Finalist]:
-    """The `count` best recipes of the search, and the optimizer's own recommendation."""
-    scored = sorted((t for t in trials if t.value is not None and t.whole), key=lambda t: (-float(t.value or 0), t.id))
-    if not scored:
-        raise RunError("the search: no candidate could be scored; see `evolve status` for the failures")
-    finalists: dict[str, Finalist] = {}
-    for trial in scored:
-        if len(finalists) == count:
-            break
-        recipe = recipe_of(trial, space)
-        finalist = Finalist(f"trial {trial.id}", recipe, trial.value, metrics={"search": trial.tasks})
-        finalists.setdefault(recipe.digest, finalist)
-    if recommended is not None:
-        recipe = space.decode(recommended)
-        finalists.setdefault(recipe.digest, Finalist("mean of the search", recipe, None))
-    return list(finalists.values())
-
-
-def select(
-    finalists: list[Finalist],
-    objective: Objective,
-    executor: Executor,
-    done: Callable[[str], None],
-) -> list[Finalist]:
-    """The finalists with their selection scores, the best by the objective first."""
-    jobs = {f.name: Job(key=f.recipe.digest, documents="selection", recipe=f.recipe) for f in finalists}
-    scores = scored(jobs, objective, executor, done)
-    ranked = [
-        replace(
-            each,
-            selection=objective.value(scores[each.name].measures),
-            metrics={**each.metrics, "selection": objective.metrics(scores[each.name].measures)},
-        )
-        for each in finalists
-        if each.name in scores
-    ]
-    ranked = [each for each in ranked if math.isfinite(each.selection)]
-    if not ranked:
-        raise RunError("the finalists: none could be scored on the selection documents; run the same command again")
-    return sorted(ranked, key=lambda finalist: -finalist.selection)
+def finalist_data(finalist: Finalist) -> dict[str, Any]:
+    return {
+        "name": finalist.name,
+        "kind": finalist.kind,
+        "of": finalist.of,
+        "search": finalist.search,
+        "error": finalist.error,
+        "selection": finalist.selection,
+        "documents": finalist.documents,
+        "violation": finalist.violation,
+        "digest": finalist.recipe.digest,
+        "metrics": {name: dict(each) for name, each in finalist.metrics.items()},
+    }
 
 
 def judge(
-    finalists: list[Finalist],
+    selection: Selection,
     checkpoint: Path,
     family: Family,
     objective: Objective,
     seed: int,
     executor: Executor,
     done: Callable[[str], None],
+    *,
+    baselines: Mapping[str, Recipe] = NOTHING,
+    floors: Mapping[str, float] = NOTHING,
+    ranked_by: Objective | None = None,
 ) -> Verdict:
-    """Score the written checkpoint and everything it must beat on the report documents."""
-    winner = finalists[0].recipe
-    models, merges = model_recipes(family), plain_merges(family)
+    """Score the written checkpoint and everything it must beat on the report documents.
+
+    `baselines`: merges of the search's opening, beside the base, the sources and the plain merges; `ranked_by`: the
+    objective that the winner was chosen by, where its weights are not those of the report's mean.
+    """
+    winner = selection.ranked[0].recipe
+    models, merges = model_recipes(family), others(family, baselines)
     jobs = {WINNER: Job(key=f"checkpoint of {winner.digest}", documents="report", folder=str(checkpoint))}
     for name, recipe in (models | merges).items():
         jobs[name] = Job(key=recipe.digest, documents="report", recipe=recipe)
     scores = scored(jobs, objective, executor, done)
     if WINNER not in scores:
         raise RunError(f"{checkpoint}: the winner could not be scored on the report documents; run the command again")
-    ours = scores[WINNER]
-    rows = [row_of(WINNER, "winner", ours, None, objective, seed)]
+    ours, deciding = scores[WINNER], ranked_by or objective
+    rows = [row_of(WINNER, "winner", ours, None, objective, deciding, seed)]
     for name in (*models, *merges):
         if name in scores:
             kind = "model" if name in models else "plain merge"
-            rows.append(row_of(name, kind, scores[name], ours, objective, seed))
+            rows.append(row_of(name, kind, scores[name], ours, objective, deciding, seed))
     if len(rows) == 1:
         raise RunError("the report: no model could be scored beside the winner; run the same command again")
     strength = {row.name: objective.metric_only().value(scores[row.name].measures) for row in rows[1:]}
     best = max(strength, key=lambda name: strength[name])
-    return Verdict(tuple(finalists), tuple(rows), best, tuple(name for name in jobs if name not in scores))
+    gains = {
+        name: task_gains(ours, scores[name], objective, seed) for name in dict.fromkeys((best, BASE)) if name in scores
+    }
+    utilities = deciding.utilities(ours.measures)
+    return Verdict(
+        selection.ranked,
+        tuple(rows),
+        best,
+        tuple(name for name in jobs if name not in scores),
+        selection.dropped,
+        gains,
+        tuple(check(each.task, floors[each.task], each.gain) for each in gains.get(BASE, ()) if each.task in floors),
+        deciding.value(ours.measures),
+        standard_error(utilities, deciding.weights) if finite(utilities, deciding) else math.nan,
+    )
 
 
-def scored(
-    jobs: Mapping[str, Job], objective: Objective, executor: Executor, done: Callable[[str], None]
-) -> dict[str, Score]:
-    """The scores by name. Names with the same job share one; one that fails, or is not finite, is said and left out."""
-    names: dict[tuple[str, str], list[str]] = {}
-    for name, job in jobs.items():
-        names.setdefault((job.key, job.documents), []).append(name)
-    scores = {}
-    for job, evaluation in executor.run([jobs[twins[0]] for twins in names.values()]):
-        for name in names[job.key, job.documents]:
-            outcome = evaluation.outcome
-            if isinstance(outcome, Failure):
-                done(f"{name} failed ({outcome.kind}): {outcome.message}")
-            elif not math.isfinite(objective.metric_only().value(outcome.measures)):
-                done(f"{name} failed (not finite): its metric is not a finite number")
-            else:
-                scores[name] = outcome
-                done(name)
-    return {name: scores[name] for name in jobs if name in scores}
+def others(family: Family, baselines: Mapping[str, Recipe]) -> dict[str, Recipe]:
+    """The plain merges, and those of the opening that are none of the recipes above under another name."""
+    known = model_recipes(family) | plain_merges(family)
+    digests = {recipe.digest for recipe in known.values()}
+    found = {name: recipe for name, recipe in baselines.items() if recipe.digest not in digests and name not in known}
+    return plain_merges(family) | found
 
 
-def row_of(name: str, kind: str, score: Score, ours: Score | None, objective: Objective, seed: int) -> Row:
+def task_gains(ours: Score, theirs: Score, objective: Objective, seed: int) -> tuple[TaskGain, ...]:
+    """Of the metric, turned so that higher is better; tasks without finite values are left out."""
+    pair = [objective.metric_only().utilities(score.measures) for score in (ours, theirs)]
+    return tuple(
+        task_gain(task, pair[0][task], pair[1][task], seed)
+        for task in pair[0]
+        if all(math.isfinite(mean_over_tasks({task: each[task]}, {task: 1.0})) for each in pair)
+    )
+
+
+def task_gain(task: str, ours: Mapping[int, float], theirs: Mapping[int, float], seed: int) -> TaskGain:
+    gaps = [ours[document] - theirs[document] for document in ours]
+    return TaskGain(
+        task,
+        paired_difference({task: ours}, {task: theirs}, {task: 1.0}, seed),
+        wins=sum(gap > 0 for gap in gaps),
+        losses=sum(gap < 0 for gap in gaps),
+        documents=len(gaps),
+    )
+
+
+def row_of(
+    name: str, kind: str, score: Score, ours: Score | None, objective: Objective, deciding: Objective, seed: int
+) -> Row:
     def gain(by: Objective) -> Difference | None:
         if ours is None:
             return None
         pair = by.utilities(ours.measures), by.utilities(score.measures)
-        if not all(math.isfinite(mean_over_tasks(each, objective.weights)) for each in pair):
+        if not all(finite(each, by) for each in pair):
             return None  # an answer without any probability
-        return paired_difference(*pair, objective.weights, seed)
+        return paired_difference(*pair, by.weights, seed)
 
     metrics, answers = objective.metrics(score.measures), objective.loglikelihoods(score.measures)
     metric = objective.metric_only()
+    mixed = (objective.metric and objective.loglikelihood) or deciding != objective
     return Row(
         name=name,
         kind=kind,
@@ -201,5 +210,9 @@ def row_of(name: str, kind: str, score: Score, ours: Score | None, objective: Ob
         standard_error=standard_error(metric.utilities(score.measures), objective.weights),
         gain=gain(metric),
         loglikelihood_gain=gain(objective.loglikelihood_only()) if len(answers) == len(metrics) else None,
-        objective_gain=gain(objective) if objective.metric and objective.loglikelihood else None,
+        objective_gain=gain(deciding) if mixed else None,
     )
+
+
+def finite(utilities: Utilities, objective: Objective) -> bool:
+    return math.isfinite(mean_over_tasks(utilities, objective.weights))

@@ -1,4 +1,4 @@
-"""The winner is chosen by the objective, the report compares by the metric, and what is not finite is left out."""
+"""The report compares by the metric, task by task too, with every baseline; what is not finite is left out."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ import pytest
 
 from engine.recipe import Recipe
 from evolve import statistics
-from evolve.errors import RunError
+from evolve.finalists import Finalist, Selection
 from evolve.trial import Evaluation, Failure, Job
-from evolve.verdict import Finalist, judge, select
+from evolve.verdict import judge
 from search_spaces.depth import Family
 from tasks.objective import Goal, Objective
 from tasks.score import Score
@@ -31,6 +31,10 @@ def _few_resamples(monkeypatch: pytest.MonkeyPatch) -> None:
 def finalist(weight: float) -> Finalist:
     recipe = {"merge_method": "linear", "models": [{"model": "math", "parameters": {"weight": weight}}]}
     return Finalist(f"trial {weight}", Recipe.model_validate(recipe), 0.9)
+
+
+def alone() -> Selection:
+    return Selection((finalist(0.1),), (), {})
 
 
 def score(accuracy: float, answers: float) -> Score:
@@ -61,29 +65,6 @@ class Told:
     def close(self) -> None: ...
 
 
-def test_finalists_are_ranked_by_the_objective() -> None:
-    one, other = finalist(0.1), finalist(0.2)
-    executor = Told({one.recipe.digest: score(0.6, -3.0), other.recipe.digest: score(0.5, -1.0)})
-    by_metric = select([one, other], ACCURACY, executor, lambda _: None)
-    assert [each.name for each in by_metric] == [one.name, other.name]
-    by_answers = select([one, other], LIKELIER, executor, lambda _: None)
-    assert [each.name for each in by_answers] == [other.name, one.name]
-    assert [each.selection for each in by_answers] == [-0.5, -1.5]
-    assert by_answers[0].metrics["selection"] == {"t": 0.5}
-
-
-def test_finalists_that_fail_or_are_not_finite_cannot_win() -> None:
-    one, other, third = finalist(0.1), finalist(0.2), finalist(0.3)
-    said: list[str] = []
-    executor = Told({one.recipe.digest: score(0.9, -math.inf), other.recipe.digest: score(0.5, -1.0)})
-    assert [each.name for each in select([one, other, third], LIKELIER, executor, said.append)] == [other.name]
-    assert f"{third.name} failed (merge): no" in said
-    broken = Told({one.recipe.digest: score(0.9, -1e6)})
-    with pytest.raises(RunError, match="none could be scored"):
-        select([one], PERPLEXITY, broken, said.append)
-    assert f"{one.name} failed (not finite): its metric is not a finite number" in said
-
-
 class Ended(Told):
     """The report documents: the winner's checkpoint, and every other model with one score."""
 
@@ -99,7 +80,7 @@ class Ended(Told):
 
 def test_the_comparison_is_by_the_metric_and_shows_both() -> None:
     executor = Ended(score(0.5, -1.0), score(0.6, -3.0))
-    verdict = judge([finalist(0.1)], Path("out"), FAMILY, LIKELIER, 0, executor, lambda _: None)
+    verdict = judge(alone(), Path("out"), FAMILY, LIKELIER, 0, executor, lambda _: None)
     winner, *others = verdict.rows
     assert (winner.mean, winner.loglikelihoods) == (0.5, {"t": -0.5})
     for row in others:
@@ -108,12 +89,12 @@ def test_the_comparison_is_by_the_metric_and_shows_both() -> None:
         assert row.loglikelihood_gain is not None
         assert row.loglikelihood_gain.mean == pytest.approx(1.0)
         assert row.objective_gain is None, "it is the log-likelihood's"
-    assert len(executor.asked) == 1 + 3 + 3
+    assert len(executor.asked) == 1 + 3 + 4
 
 
 def test_a_lower_perplexity_is_a_gain_and_is_shown_without_a_sign() -> None:
     executor = Ended(score(0.5, -1.0), score(0.5, -3.0))
-    verdict = judge([finalist(0.1)], Path("out"), FAMILY, PERPLEXITY, 0, executor, lambda _: None)
+    verdict = judge(alone(), Path("out"), FAMILY, PERPLEXITY, 0, executor, lambda _: None)
     winner, *others = verdict.rows
     assert winner.mean == winner.metrics["t"] == pytest.approx(math.exp(1.095 / 3))
     assert all(row.gain is not None and row.gain.low > 0 for row in others)
@@ -123,13 +104,58 @@ def test_a_lower_perplexity_is_a_gain_and_is_shown_without_a_sign() -> None:
 def test_a_mix_has_a_gain_of_its_own() -> None:
     mixed = Objective(ACCURACY.goals, metric=1.0, loglikelihood=0.2)
     executor = Ended(score(0.5, -1.0), score(0.6, -3.0))
-    row = judge([finalist(0.1)], Path("out"), FAMILY, mixed, 0, executor, lambda _: None).rows[1]
+    row = judge(alone(), Path("out"), FAMILY, mixed, 0, executor, lambda _: None).rows[1]
     assert row.objective_gain is not None
     assert row.objective_gain.mean == pytest.approx(-0.1 + 0.2 * 1.0)
 
 
 def test_an_answer_without_probability_leaves_the_metric_standing() -> None:
     executor = Ended(score(0.5, -1.0), score(0.6, -math.inf))
-    verdict = judge([finalist(0.1)], Path("out"), FAMILY, ACCURACY, 0, executor, lambda _: None)
-    assert [row.loglikelihood_gain for row in verdict.rows[1:]] == [None] * 6
+    verdict = judge(alone(), Path("out"), FAMILY, ACCURACY, 0, executor, lambda _: None)
+    assert [row.loglikelihood_gain for row in verdict.rows[1:]] == [None] * 7
     assert all(row.gain is not None for row in verdict.rows[1:])
+
+
+def test_tasks_are_compared_one_by_one_with_the_base_and_the_best() -> None:
+    verdict = judge(
+        alone(), Path("out"), FAMILY, ACCURACY, 0, Ended(score(0.5, -1.0), score(0.6, -3.0)), lambda _: None
+    )
+    assert verdict.tasks.keys() == {verdict.best, "base"}
+    (gain,) = verdict.tasks["base"]
+    assert (gain.task, gain.wins, gain.losses, gain.documents) == ("t", 0, 2, 20)
+    assert gain.gain.mean == pytest.approx(-0.1)
+    assert (verdict.report_value, verdict.report_error) == (0.5, pytest.approx(math.sqrt(0.25 / 19)))
+
+
+def test_floors_are_looked_at_on_the_report_documents() -> None:
+    def told(floor: float) -> str:
+        executor = Ended(score(0.5, -1.0), score(0.6, -3.0))
+        verdict = judge(alone(), Path("out"), FAMILY, ACCURACY, 0, executor, lambda _: None, floors={"t": floor})
+        return verdict.floors[0].verdict
+
+    assert [told(floor) for floor in (0.5, 0.1, 0.0)] == ["kept", "cannot be told", "cannot be told"]
+
+
+def test_the_openings_merges_are_baselines_too() -> None:
+    same, other = finalist(1.0).recipe, finalist(0.7).recipe
+    executor = Ended(score(0.5, -1.0), score(0.6, -3.0))
+    baselines = {"greedy soup of 1": other, "uniform average": same}
+    verdict = judge(alone(), Path("out"), FAMILY, ACCURACY, 0, executor, lambda _: None, baselines=baselines)
+    names = [row.name for row in verdict.rows]
+    assert "greedy soup of 1" in names
+    assert len(names) == len(set(names)) == 1 + 3 + 4 + 1
+
+
+def test_a_normalised_objective_has_a_gain_of_its_own() -> None:
+    two = Objective((Goal("t", "acc,none", 1.0, True), Goal("u", "acc,none", 1.0, True)))
+
+    def both(first: float, second: float) -> Score:
+        return Score({"t": score(first, -1.0).measures["t"], "u": score(second, -1.0).measures["t"]}, {})
+
+    executor = Ended(both(0.7, 0.5), both(0.5, 0.6))
+    ranked_by = two.normalised({"t": 0.4, "u": 0.1})
+    row = judge(alone(), Path("out"), FAMILY, two, 0, executor, lambda _: None, ranked_by=ranked_by).rows[1]
+    assert row.gain is not None
+    assert row.gain.mean == pytest.approx(0.05), "the headline is about the mean of the metrics"
+    assert row.objective_gain is not None
+    assert row.objective_gain.mean == pytest.approx((0.2 / 0.4 - 0.1 / 0.1) / (1 / 0.4 + 1 / 0.1))

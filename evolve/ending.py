@@ -1,0 +1,201 @@
+"""The end of a run: finalists on the selection documents, the winner made simpler and written, then everything on the
+report documents. Each step is kept as it is done, so that an interrupted ending goes on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from engine.errors import RecipeError
+from engine.plan import Plan, plan
+from engine.recipe import Recipe
+from engine.write import write_checkpoint
+from evolve.atomic import write_text
+from evolve.baselines import BASE, model_recipes
+from evolve.config import SearchConfig
+from evolve.executor import Executor
+from evolve.finalists import Floors, Selection, choose_finalists, opening_recipes, select
+from evolve.front import Front, assembled, file_of, front_csv, front_of, spread_out
+from evolve.lease import Lease
+from evolve.ledger import Ledger
+from evolve.progress import ProgressLog
+from evolve.race import Only, chunks_of
+from evolve.setting import Setting
+from evolve.simplify import Step, as_events, simplify
+from evolve.study import recipe_of
+from evolve.trial import Point, Trial
+from evolve.verdict import Verdict, judge
+from tasks.objective import Objective
+
+
+def decide(
+    config: SearchConfig,
+    setting: Setting,
+    ledger: Ledger,
+    lease: Lease,
+    executor: Executor,
+    trials: Sequence[Trial],
+    recommended: Point | None,
+    log: ProgressLog,
+) -> tuple[Verdict, dict[str, Any], Recipe]:
+    """The verdict, what else the report tells (simplification, front), and the winner, whose checkpoint is written."""
+    objective, floors = deciding(setting.objective, ledger), config.score.floors
+    base = model_recipes(setting.family)[BASE].digest
+    front = front_of(trials, list(objective.weights)) if setting.problem.objectives > 1 else []
+    shown = spread_out(front, list(objective.weights))
+    finalists = choose_finalists(
+        setting.space,
+        trials,
+        recommended,
+        config.search.finalists,
+        objective=objective,
+        floors=floors,
+        base=base,
+        front=shown,
+    )
+    chunks = selection_chunks(setting)
+    log.stage("finalists on the selection documents", len(finalists))
+    kept = [each.digest for each in shown]
+    selection = select(finalists, objective, executor, log.step, chunks=chunks, floors=floors, base=base, kept=kept)
+    members = write_front(front, selection, setting, trials, config.folder, objective) if front else None
+    steps: list[Step] = []
+    if config.search.simplify:
+        selection, steps = made_simpler(selection, setting, objective, executor, log, chunks, floors, base)
+    lease.check()
+    record_steps(steps, selection, ledger)
+    winner = selection.ranked[0].recipe
+    write_text(config.folder / "best.yaml", winner.to_yaml())
+    write_winner(plan(winner, setting.checkpoints), config.folder / "checkpoint", log)
+    openings = ledger.events("report opened")
+    if not openings or openings[-1]["trials"] != len(trials):
+        ledger.add_event("report opened", trials=len(trials), winner=winner.digest)
+    baselines = opening_recipes(trials, setting.space, objective)
+    log.stage("report documents", len(setting.family.models) + len(baselines) + 1)
+    verdict = judge(
+        selection,
+        config.folder / "checkpoint",
+        setting.family,
+        setting.objective,
+        config.seed,
+        executor,
+        log.step,
+        baselines=baselines,
+        floors=floors,
+        ranked_by=objective,
+    )
+    told = {
+        "simplification": [asdict(step) for step in steps],
+        "front": None if members is None else front_data(members),
+    }
+    return verdict, told, winner
+
+
+def deciding(objective: Objective, ledger: Ledger) -> Objective:
+    """The objective that finalists are ranked by: normalised by the gaps that the search measured, where it did."""
+    events = ledger.events("normalised")
+    return objective.normalised(events[0]["gaps"]) if events else objective
+
+
+def selection_chunks(setting: Setting) -> tuple[Only, ...]:
+    documents = {task: sets.selection for task, sets in setting.prepared.documents.items()}
+    return chunks_of(documents, setting.config.seed)
+
+
+def made_simpler(
+    selection: Selection,
+    setting: Setting,
+    objective: Objective,
+    executor: Executor,
+    log: ProgressLog,
+    chunks: Sequence[Only],
+    floors: Floors,
+    base: str,
+) -> tuple[Selection, list[Step]]:
+    """The selection with a simpler winner, where one is as good; every try is told."""
+    standard = next((each.name for each in selection.ranked if each.recipe.digest == base), "")
+    return simplify(
+        selection,
+        setting.family,
+        objective,
+        executor,
+        tell_tries(log),
+        chunks=chunks,
+        floors=floors,
+        base=selection.measures.get(standard),
+    )
+
+
+def tell_tries(log: ProgressLog) -> Callable[[str], None]:
+    return lambda text: log.say(f"simpler: {text}")
+
+
+def record_steps(steps: Sequence[Step], selection: Selection, ledger: Ledger) -> None:
+    """An event for every simplification that was taken, unless an earlier ending of the same trials recorded it."""
+    if not any(step.kept for step in steps):
+        return
+    known = [
+        {key: value for key, value in event.items() if key not in ("kind", "at")}
+        for event in ledger.events("simplified")
+    ]
+    for facts in as_events(steps, selection.ranked[1]):
+        if facts not in known:
+            ledger.add_event("simplified", **facts)
+
+
+def write_winner(planned: Plan, folder: Path, log: ProgressLog) -> None:
+    """The merged checkpoint, unless it is there whole from an earlier start."""
+    mark = folder / "merge_recipe.yaml"
+    with suppress(RecipeError, OSError, UnicodeDecodeError):  # absent or damaged: written again
+        if Recipe.from_yaml(mark.read_text(encoding="utf-8")).digest == planned.recipe.digest:
+            return
+    log.say("writing the merged checkpoint")
+    write_checkpoint(planned, folder)
+
+
+def write_front(
+    trials: Sequence[Trial],
+    selection: Selection,
+    setting: Setting,
+    every: Sequence[Trial],
+    folder: Path,
+    objective: Objective,
+) -> Front:
+    """front.csv, and in front/ a recipe each; `every`: all trials of the run."""
+    models = {recipe.digest for recipe in model_recipes(setting.family).values()}
+    digests = {each.name: each.recipe.digest for each in selection.ranked}
+    front = assembled(
+        trials,
+        {trial.digest: recipe_of(trial, setting.space) for trial in trials},
+        {digests[name]: measures for name, measures in selection.measures.items()},
+        [trial.parts for trial in every if trial.digest in models and trial.whole and trial.parts],
+        objective,
+    )
+    place = folder / "front"
+    place.mkdir(parents=True, exist_ok=True)
+    for stale in {*place.glob("*.yaml")} - {place / file_of(member) for member in front.members}:
+        stale.unlink()  # of an ending with fewer trials
+    for member in front.members:
+        write_text(place / file_of(member), member.recipe.to_yaml())
+    write_text(folder / "front.csv", front_csv(front))
+    return front
+
+
+def front_data(front: Front) -> dict[str, Any]:
+    """What the report tells of a front."""
+    return {
+        "hypervolume": front.hypervolume,
+        "selected": front.selected,
+        "reference": dict(front.reference),
+        "members": [
+            {
+                "name": each.name,
+                "search": dict(each.search),
+                "selection": None if each.selection is None else dict(each.selection),
+                "stands": each.stands,
+            }
+            for each in front.members
+        ],
+    }
