@@ -106,7 +106,8 @@ def trained(training: Training, folder: Path, batch: Callable[[int], list[object
     """The fine-tune of the demo's base, trained unless the cache holds it."""
     if not (folder / "model.safetensors").exists():
         print(f"training {folder.name}", flush=True)
-        write_model(fine_tune(demo("base"), training, batch), folder)  # type: ignore[arg-type]
+        tied = {"lm_head.weight": demo("base")["model.embed_tokens.weight"]}  # stored once, expected twice
+        write_model(fine_tune(demo("base") | tied, training, batch), folder)  # type: ignore[arg-type]
     return read(folder)
 
 

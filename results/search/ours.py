@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import redirect_stderr, redirect_stdout
@@ -88,7 +89,8 @@ def ours(each: int = EACH, share: float = 1.0, faults: float = 0.0, **search: An
         if arena.bench.name == "B9":
             content["space"] = SPACE
         file = arena.folder / "search.yaml"
-        arena.folder.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(arena.folder, ignore_errors=True)  # of a run that was broken off
+        arena.folder.mkdir(parents=True)
         file.write_text(yaml.safe_dump(content))
         evolve_run.LazyExecutor = Counting  # type: ignore[assignment,misc]
         Counting.scored, Counting.faults = Counter(), faults
