@@ -36,9 +36,10 @@ def search(
     """
     optimizer: Optimizer | None = None
     with suppress(Spent):
-        started = opening(study, normalize=normalize)
-        optimizer = make(replace(problem, start=tuple(trial.point for trial in started)))
-        generations(study, optimizer, started, floors)
+        opened = opening(study, normalize=normalize)
+        begin = replace(problem, start=tuple(trial.point for trial in opened.starts), mean=opened.mean)
+        optimizer = make(begin)
+        generations(study, optimizer, opened.starts, floors)
     return optimizer.recommend() if optimizer is not None else None
 
 

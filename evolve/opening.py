@@ -6,6 +6,7 @@ They are counted in the budget, remain what the result has to beat, and show whe
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from engine.recipe import Recipe
@@ -13,17 +14,29 @@ from evolve import baselines
 from evolve.baselines import averaged, model_recipes, opening_merges, start_name
 from evolve.errors import RunError
 from evolve.normalisation import gaps
-from evolve.study import Proposal, Study
-from evolve.trial import Trial
+from evolve.study import Proposal, Study, value_of
+from evolve.trial import Point, Trial
 from search_spaces.depth import Family
+from search_spaces.mixture import mixture_point
 
 START = "start: "  # how the origins of all these begin
 BASE = START + baselines.BASE
 KEPT = 3  # of the plain merges and of the start points, are never stopped early
 
 
-def opening(study: Study, *, normalize: bool) -> list[Trial]:
-    """Score the base, the sources and the plain merges; returns the trials of the space's start points.
+@dataclass(frozen=True)
+class Opened:
+    """What a search begins with: the trials of the space's start points, and where the best of all lies in the space.
+
+    `mean` is None where that has no place there.
+    """
+
+    starts: list[Trial]
+    mean: Point | None
+
+
+def opening(study: Study, *, normalize: bool) -> Opened:
+    """Score the base, the sources and the plain merges, the start points and a greedy soup.
 
     The study's objective is normalised on the way where that is asked for. Raises Spent, and RunError where neither
     the base nor any source could be scored.
@@ -40,8 +53,14 @@ def opening(study: Study, *, normalize: bool) -> list[Trial]:
         for point in study.space.start
     ]
     starts = study.score(points, keep=KEPT)
-    greedy_soup(study, family, models[1:])
-    return starts
+    places: dict[int, Point | None] = {trial.id: trial.point for trial in starts}
+    places[models[0].id] = mixture_point(study.space, {family.base: 1.0})
+    soup, members = greedy_soup(study, family, models[1:])
+    if soup is not None:
+        places[soup.id] = mixture_point(study.space, dict.fromkeys(members, 1 / len(members)))
+    known = [trial for trial in study.trials if places.get(trial.id) and trial.whole and trial.failure is None]
+    best = max(known, key=lambda trial: value_of(trial.parts, study.objective.weights), default=None)
+    return Opened(starts, places[best.id] if best is not None else None)
 
 
 def proposals(recipes: Mapping[str, Recipe]) -> list[Proposal]:
@@ -62,25 +81,29 @@ def measured_gaps(study: Study, models: Sequence[Trial]) -> dict[str, float]:
     return made
 
 
-def greedy_soup(study: Study, family: Family, sources: Sequence[Trial]) -> None:
-    """Average in source after source, the best first, and keep those that do not make it worse.
+def greedy_soup(study: Study, family: Family, sources: Sequence[Trial]) -> tuple[Trial | None, list[str]]:
+    """Average in source after source, the best first, and keep those that do not make it worse; returns the best trial
+    and its sources, which is a single one where nothing helps it.
 
     Wortsman et al. 2022, "Model soups", arXiv:2203.05482, recipe 1.
     """
     models = {trial.id: model for trial, model in zip(sources, family.sources, strict=True)}
-    ranked = sorted(
-        (each for each in sources if each.value is not None), key=lambda each: (-(each.value or 0), each.id)
-    )
-    if len(ranked) < 2:
-        return
+
+    def value(trial: Trial) -> float:
+        return value_of(trial.parts, study.objective.weights)
+
+    ranked = sorted((each for each in sources if each.failure is None), key=lambda each: (-value(each), each.id))
+    if not ranked:
+        return None, []
     best, *others = ranked
     soup = [models[best.id]]
     for trial in others:
         wider = [model for model in family.sources if model in (*soup, models[trial.id])]
         proposal = Proposal(averaged(family, wider), f"{START}greedy soup of {len(wider)}")
         (tried,) = study.score([proposal], keep=1, rivals=[best])
-        if tried.value is not None and tried.value >= (best.value or 0):
+        if tried.failure is None and value(tried) >= value(best):
             best, soup = tried, wider
+    return best, soup
 
 
 def nothing_scored(trials: Sequence[Trial]) -> RunError:

@@ -90,7 +90,7 @@ class Study:
     def score(
         self, proposals: Sequence[Proposal], keep: int | None = None, rivals: Sequence[Trial] = ()
     ) -> list[Trial]:
-        """The trials of one generation, in its order; the `keep` best are never stopped early (None: half of them).
+        """The trials of one generation, in its order. The `keep` best (None: a quarter) are never stopped early;
         `rivals`, scored whole before, race with them.
 
         Raises Spent where the budget ends within it; what was scored until then is on record.
@@ -105,7 +105,7 @@ class Study:
         if moved:
             self._watcher.replayed(len(self._known), moved)
         if any(each.id not in self._known for each in asked):
-            for trial in self._evaluated(self._allowed(asked), keep or -(-len(asked) // 2), rivals):
+            for trial in self._evaluated(self._allowed(asked), keep or max(2, len(asked) // 4), rivals):
                 self._record(trial)
         if any(each.id not in self._known for each in asked):
             raise Spent

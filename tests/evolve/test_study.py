@@ -1,0 +1,240 @@
+"""A whole search, races included, survives any interruption; a race stops losers only and tells what it saved."""
+
+from __future__ import annotations
+
+import itertools
+import random
+import sqlite3
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import pytest
+from sqlalchemy import Engine, event
+
+from engine.recipe import Recipe
+from evolve.budget import Budget
+from evolve.config import Search
+from evolve.ledger import Ledger
+from evolve.loop import search
+from evolve.optimizers import OPTIMIZERS
+from evolve.optimizers.optimizer import Problem
+from evolve.race import Only, chunks_of, expected, race
+from evolve.study import Study, recipe_of
+from evolve.trial import Candidate, Evaluation, Failure, Job, Trial
+from search_spaces import SPACES
+from search_spaces.assemble import Spec
+from search_spaces.bounds import Range
+from search_spaces.depth import Family
+from search_spaces.space import SearchSpace, search_space
+from tasks.objective import Goal, Objective, mean_over_tasks
+from tasks.score import Score
+
+FAMILY = Family("base", ("org/math", "org/code", "org/chat"), 4, ("embed",), "float32")
+DOCUMENTS = {"sums": tuple(range(100, 140)), "colours": tuple(range(64))}
+OBJECTIVE = Objective((Goal("sums", "acc,none", 1.0, True), Goal("colours", "acc,none", 3.0, True)))
+WHOLE = sum(map(len, DOCUMENTS.values()))
+Answers = Mapping[str, Mapping[int, float]]
+
+
+def space_of() -> SearchSpace:
+    bounds = {"weight": Range(0.0, 1.5)}
+    return search_space(Spec(FAMILY, ("task_arithmetic",), SPACES["blocks"], 1, (), bounds, 0))
+
+
+def quality(recipe: Recipe) -> float:
+    """Best where every weight is .6; the base and the sources have none to speak of."""
+    slices = recipe.model_dump()["slices"] or [{"sources": []}]
+    sections = [model["parameters"] or {} for model in slices[0]["sources"]]
+    found = [float(entry["value"]) for section in sections for entry in section.get("weight", [])] or [0.1]
+    return 0.9 - sum((each - 0.6) ** 2 for each in found) / len(found)
+
+
+def answer(recipe: Recipe, task: str, document: int) -> float:
+    """Right or wrong; documents differ in difficulty, which all candidates share, and have a little luck."""
+    difficulty = random.Random(f"{task} {document}").random()
+    luck = random.Random(f"{recipe.digest} {task} {document}").gauss(0, 0.1)
+    return float(quality(recipe) + luck > difficulty)
+
+
+class Workers:
+    """Answers documents, remembers them as the item database does, and is interrupted after `limit` jobs."""
+
+    def __init__(self, kept: dict[tuple[str, str, int], float], limit: int | None = None, seed: int = 0) -> None:
+        self.kept, self._limit, self._random = kept, limit, random.Random(seed)
+        self.answered = 0
+
+    def run(self, jobs: Sequence[Job]) -> Iterator[tuple[Job, Evaluation]]:
+        order = list(jobs)
+        self._random.shuffle(order)
+        for job in order:
+            if self._limit is not None:
+                if self._limit == 0:
+                    raise KeyboardInterrupt
+                self._limit -= 1
+            assert job.recipe is not None
+            if int(job.recipe.digest, 16) % 11 == 0:
+                yield job, Evaluation(Failure("merge", "does not merge"))
+                continue
+            measures = {
+                task: {"acc,none": {each: self._answer(job.recipe, task, each) for each in ids}}
+                for task, ids in (DOCUMENTS if job.only is None else job.only).items()
+            }
+            yield job, Evaluation(Score(measures, {}), {"total": 1.0})
+
+    def close(self) -> None:
+        pass
+
+    def _answer(self, recipe: Recipe, task: str, document: int) -> float:
+        key = recipe.digest, task, document
+        if key not in self.kept:
+            self.answered += 1
+            self.kept[key] = answer(recipe, task, document)
+        return self.kept[key]
+
+
+class Silent:
+    def replayed(self, trials: int, moved: int) -> None:
+        assert moved == 0
+
+    def finished(self, trial: Trial) -> None:
+        pass
+
+
+@pytest.fixture(autouse=True)
+def unsynchronised() -> Iterator[None]:
+    """No waiting for the disk: these tests end processes in thought only."""
+
+    def set_pragma(connection: sqlite3.Connection, _: object) -> None:
+        connection.execute("PRAGMA synchronous=OFF")
+
+    event.listen(Engine, "connect", set_pragma)
+    yield
+    event.remove(Engine, "connect", set_pragma)
+
+
+def start(
+    folder: Path, workers: Workers, *, trials: int = 45, documents: int | None = None, raced: bool = True
+) -> tuple[list[Trial], list[dict[str, object]]]:
+    ledger = Ledger(f"sqlite:///{folder / 'study.db'}", "run")
+    space = space_of()
+    chunks = chunks_of(DOCUMENTS, 5)
+    study = Study(
+        space,
+        workers,
+        ledger,
+        Budget.of(Search(trials=trials, documents=documents), ledger.trials(), []),
+        OBJECTIVE,
+        chunks if raced else chunks[-1:],
+        watcher=Silent(),
+        check=lambda: None,
+    )
+    search(study, OPTIMIZERS["cma"].make, Problem(space.genes, (), 3, 6))
+    assert study.recorded == ledger.trials()
+    events = [{key: value for key, value in each.items() if key != "at"} for each in ledger.events()]
+    return study.recorded, events
+
+
+def told(trials: Sequence[Trial]) -> list[tuple[object, ...]]:
+    return [(each.id, each.origin, each.digest, each.value, each.whole, each.documents) for each in trials]
+
+
+def test_a_search_that_is_interrupted_anywhere_is_the_same(tmp_path: Path) -> None:
+    (tmp_path / "whole").mkdir()
+    straight = Workers({})
+    whole, decisions = start(tmp_path / "whole", straight)
+    assert len(whole) == 45
+    jobs = 130
+    for place in range(0, jobs, 26):
+        folder = tmp_path / str(place)
+        folder.mkdir()
+        kept: dict[tuple[str, str, int], float] = {}
+        first = Workers(kept, limit=place, seed=place)
+        with pytest.raises(KeyboardInterrupt):
+            start(folder, first)
+        second = Workers(kept, seed=place + 1)
+        again, also = start(folder, second)
+        assert told(again) == told(whole)
+        assert also == decisions
+        assert first.answered + second.answered == straight.answered, "a document was answered twice"
+
+
+def test_a_search_begins_with_what_it_has_to_beat(tmp_path: Path) -> None:
+    trials, _ = start(tmp_path, Workers({}))
+    origins = [trial.origin for trial in trials]
+    assert origins[:8] == [
+        "start: base",
+        "start: math",
+        "start: code",
+        "start: chat",
+        "start: uniform average",
+        "start: task arithmetic, weight 0.3",
+        "start: TIES, density 0.2",
+        "start: DARE, density 0.1",
+    ]
+    assert any(origin.startswith("start: greedy soup of 2") for origin in origins)
+    assert all(trial.whole or trial.failure for trial in trials[:4]), "gaps and soups are measured on all documents"
+    assert all(recipe_of(trial, space_of()).digest == trial.digest for trial in trials)
+    assert all((trial.recipe is None) == bool(trial.point) for trial in trials)
+
+
+def test_races_save_documents_and_lose_no_winner(tmp_path: Path) -> None:
+    folders = [tmp_path / name for name in ("raced", "whole")]
+    for folder in folders:
+        folder.mkdir()
+    raced, _ = start(folders[0], Workers({}))
+    whole, _ = start(folders[1], Workers({}), raced=False)
+    assert all(trial.whole or trial.failure for trial in whole)
+    assert sum(trial.documents for trial in raced) < 0.8 * sum(trial.documents for trial in whole)
+    best = [
+        max((quality(recipe_of(t, space_of())) for t in each if t.whole and t.value), default=0)
+        for each in (raced, whole)
+    ]
+    assert best[0] > best[1] - 0.03
+
+
+def test_the_budget_of_documents_is_never_exceeded(tmp_path: Path) -> None:
+    trials, _ = start(tmp_path, Workers({}), trials=1000, documents=20 * WHOLE)
+    assert 19 * WHOLE - WHOLE < sum(trial.documents for trial in trials) <= 20 * WHOLE
+
+
+def test_chunks_grow_to_all_documents_in_one_order() -> None:
+    chunks = chunks_of(DOCUMENTS, 1)
+    assert [sum(map(len, chunk.values())) for chunk in chunks] == [16, 26, 52, 104]
+    for smaller, larger in itertools.pairwise(chunks):
+        assert all(larger[task][: len(ids)] == ids for task, ids in smaller.items())
+    assert {task: sorted(ids) for task, ids in chunks[-1].items()} == {
+        task: sorted(ids) for task, ids in DOCUMENTS.items()
+    }
+    assert chunks_of(DOCUMENTS, 1) == chunks != chunks_of(DOCUMENTS, 2)
+    assert len(chunks_of({"few": (1, 2, 3)}, 1)) == 1
+
+
+def candidates(count: int) -> list[Candidate]:
+    generator, space = random.Random(1), space_of()
+    points = [tuple(generator.random() for _ in space.genes) for _ in range(count)]
+    return [Candidate(place, 0, point, space.decode(point), "search") for place, point in enumerate(points)]
+
+
+def test_a_race_never_stops_those_that_it_keeps_and_compares_on_common_documents() -> None:
+    chunks: tuple[Only, ...] = chunks_of(DOCUMENTS, 1)
+    asked = candidates(12)
+    finishes = list(race(asked, chunks, 4, Workers({}), OBJECTIVE))
+    assert sorted(each.candidate.id for each in finishes) == list(range(12))
+    sizes = {each.candidate.id: sum(map(len, (each.utilities or {}).values())) for each in finishes}
+    assert set(sizes.values()) <= {0, *(sum(map(len, chunk.values())) for chunk in chunks)}
+    assert sum(size == WHOLE for size in sizes.values()) >= 4
+    assert sum(0 < size < WHOLE for size in sizes.values()) > 0
+    best = sorted((each for each in asked if sizes[each.id]), key=lambda each: -quality(each.recipe))[:2]
+    assert all(sizes[each.id] == WHOLE for each in best)
+
+
+def test_what_a_stopped_candidate_would_have_come_to() -> None:
+    """It had the easy documents: the others did worse on the rest, and so would it have."""
+    stopped = {"a": {1: 1.0, 2: 0.0}}
+    others: list[dict[str, dict[int, float]]] = [
+        {"a": {1: 1.0, 2: 1.0, 3: 0.0, 4: 0.0}},
+        {"a": {1: 1.0, 2: 1.0, 3: 1.0, 4: 0.0}},
+    ]
+    assert expected(stopped, others)["a"] == pytest.approx(0.5 - (0.5 + 0.25) / 2)
+    assert expected(stopped, []) == {"a": 0.5}
+    assert mean_over_tasks(stopped, {"a": 1.0}) == 0.5
