@@ -110,6 +110,7 @@ class Search(Section):
     hours: float | None = Field(None, gt=0, description="the budget in hours of searching; null: no bound")
     documents: int | None = Field(None, ge=1, description="the budget in scored documents; null: no bound")
     population: int | None = Field(None, ge=2, description="candidates a generation; null: chosen, and recorded")
+    race: bool = Field(True, description="stop scoring what is clearly among the losers of its generation")
     finalists: int = Field(6, ge=1, description="candidates compared again on the selection documents")
     simplify: bool = Field(
         True, description="make the winner's recipe simpler while its score on the selection documents stays as good"

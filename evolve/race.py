@@ -84,8 +84,14 @@ def lap(
     for job, evaluation in executor.run(jobs):
         outcome = evaluation.outcome
         utilities = None if isinstance(outcome, Failure) else objective.utilities(outcome.measures)
-        finite = utilities is not None and math.isfinite(mean_over_tasks(utilities, objective.weights))
-        yield Finish(by_key[job.key], evaluation, utilities if finite else None)
+        yield Finish(by_key[job.key], evaluation, utilities if is_finite(utilities, objective) else None)
+
+
+def is_finite(utilities: Utilities | None, objective: Objective) -> bool:
+    """Whether there are values, and their mean and its error are numbers: a spread can be too large for one."""
+    if utilities is None:
+        return False
+    return all(math.isfinite(of(utilities, objective.weights)) for of in (mean_over_tasks, standard_error))
 
 
 def clear_losers(finishes: Sequence[Finish], keep: int, weights: Mapping[str, float]) -> list[Finish]:

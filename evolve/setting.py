@@ -15,7 +15,7 @@ from engine.errors import CheckpointError
 from evolve.config import SearchConfig
 from evolve.errors import ConfigError
 from evolve.optimizers import OPTIMIZERS
-from evolve.optimizers.optimizer import Optimizer, Problem
+from evolve.optimizers.optimizer import Problem
 from evolve.resident import load_tokenizer
 from evolve.spanned import named, spanned
 from search_spaces.depth import Family
@@ -85,9 +85,19 @@ class Setting:
         row = named(OPTIMIZERS, self.config.search.optimizer, "optimizer", "search.optimizer")
         return self.config.search.population or row.population(len(self.space.genes))
 
-    def optimizer(self) -> Optimizer:
-        row = OPTIMIZERS[self.config.search.optimizer]
-        return row.make(Problem(self.space.genes, self.space.start, self.config.seed, self.population))
+    @property
+    def problem(self) -> Problem:
+        """What the optimizer is made from, but for the points that it begins with."""
+        several = OPTIMIZERS[self.config.search.optimizer].several
+        objectives = len(self.objective.goals) if several else 1
+        return Problem(
+            self.space.genes,
+            (),
+            self.config.seed,
+            self.population,
+            deviations=self.space.deviations,
+            objectives=objectives,
+        )
 
     @cached_property
     def tokenizer(self) -> Any:
