@@ -1,0 +1,211 @@
+"""Climbing the right answers' log-likelihood by the gradient of all genes at once, before the search takes over.
+
+The derivative by every weight of a recipe costs one pass forward and backward over a few documents, however many genes
+there are (`evolve.slopes`). Adam (Kingma and Ba 2015, arXiv:1412.6980, algorithm 1) walks on it in the unit cube. What
+is climbed is not the metric, so that its points are proposals like any others: scored, and dropped where they are no
+better.
+
+A document of a step is charged as RATIO scored ones; see there.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import pairwise
+from typing import Any
+
+from engine.checkpoint import Checkpoint
+from evolve.executor import Executor
+from evolve.trial import Failure, Job, Point
+from search_spaces.sensitivity import Sensitivity, has_slope
+from search_spaces.space import SearchSpace
+
+RATIO = 3.5
+SPACING = 10  # steps between two points that are worth scoring
+TAIL = 8  # steps whose mean such a point is
+SHORTEST = 4  # steps that are compared with as many before them
+LEAST = 0.0  # what a round has to gain, in nats a unit of length
+Ids = Mapping[str, Sequence[int]]  # task -> documents
+Remember = Callable[[Callable[[], dict[str, Any]], int], Mapping[str, Any]]
+"""(facts, documents) -> what a step found out: `facts()`, or what is on record of it; `documents` are charged."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How it is climbed. `step`: of Adam, in units of a weight, not of its range. `batch`: documents of each task a
+    step. `most`: steps; `patience`: epochs without a better one after which it ends."""
+
+    step: float = 0.05
+    batch: int = 8
+    first: float = 0.9  # decay of the gradient's mean
+    second: float = 0.99  # of its mean square
+    most: int = 40
+    patience: int = 1
+
+
+DEFAULTS = Settings()
+
+
+@dataclass(frozen=True)
+class Step:
+    """What one step found: at `point`, the mean log-likelihood of its documents, and its derivative by every gene."""
+
+    point: Point
+    value: float
+    gradient: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Descent:
+    """A climb. `points`: where it came to, the last one the furthest, each a mean over the steps before it.
+
+    `importance`: by gene, the root mean square of its derivative, in the log-likelihood a range. `reason`: why it
+    ended. `charged`: documents.
+    """
+
+    steps: tuple[Step, ...]
+    points: tuple[Point, ...]
+    importance: tuple[float, ...]
+    charged: int
+    reason: str
+
+
+def descend(
+    space: SearchSpace,
+    start: Point,
+    executor: Executor,
+    checkpoints: Mapping[str, Checkpoint],
+    documents: Ids,
+    seed: int,
+    *,
+    remember: Remember,
+    settings: Settings = DEFAULTS,
+) -> Descent:
+    """Climb from `start`, by steps over a few of the search `documents` at a time, until that helps no more.
+
+    Everything is a function of the arguments and of what `remember` returns, so that a climb that was interrupted is
+    walked again from the record. A recipe that has no slopes ends it, with what was found until then.
+    """
+    sensitivity, walker = Sensitivity(space, checkpoints), Adam(space, start, settings)
+    steps: list[Step] = []
+    charged, reason = 0, f"{settings.most} steps"
+    for batch in batches(documents, settings, seed):
+        cost = charge(batch)
+        facts = remember(partial(slopes_at, space, walker.point, executor, sensitivity, batch), cost)
+        charged += cost
+        if facts["failure"]:
+            reason = str(facts["failure"])
+            break
+        step = Step(walker.point, float(facts["value"]), tuple(map(float, facts["gradient"])))
+        steps.append(step)
+        walker.move(step.gradient)
+        if ended(steps, documents, settings):
+            reason = "the log-likelihood rises no more"
+            break
+    return Descent(tuple(steps), means(steps, walker.point, settings), importance(steps, space), charged, reason)
+
+
+def slopes_at(
+    space: SearchSpace, point: Point, executor: Executor, sensitivity: Sensitivity, batch: Mapping[str, tuple[int, ...]]
+) -> dict[str, Any]:
+    """A step's facts, as they go on record: value and gradient, or the failure."""
+    recipe = space.decode(point)
+    for _, evaluation in executor.run([Job(recipe.digest, "search", recipe=recipe, only=batch, slopes=True)]):
+        found, outcome = evaluation.slopes, evaluation.outcome
+        if isinstance(outcome, Failure) or found is None:
+            return {"failure": outcome.message if isinstance(outcome, Failure) else "no slopes"}
+        gradient = sensitivity.gradient(point, found.by)
+        if not all(map(math.isfinite, (found.value, *gradient))):
+            return {"failure": "the gradient is not finite"}
+        return {"failure": None, "value": found.value, "gradient": list(gradient)}
+    return {"failure": "the job was not done"}
+
+
+def charge(batch: Ids) -> int:
+    """What a step over these documents costs, in scored documents."""
+    return math.ceil(RATIO * sum(map(len, batch.values())))
+
+
+def batches(documents: Ids, settings: Settings, seed: int) -> list[dict[str, tuple[int, ...]]]:
+    """The documents of every step: of each task about `batch` that were not taken yet, until all were; then anew.
+
+    A task's documents are shuffled for every round and cut into parts as equal as they can be.
+    """
+    taken: list[dict[str, tuple[int, ...]]] = [{} for _ in range(settings.most)]
+    for task, ids in documents.items():
+        drawn = random.Random(f"{seed} {task}")
+        parts: list[tuple[int, ...]] = []
+        while ids and len(parts) < settings.most:
+            order, count = list(ids), epoch(len(ids), settings)
+            drawn.shuffle(order)
+            edges = [place * len(order) // count for place in range(count + 1)]
+            parts += [tuple(sorted(order[first:last])) for first, last in pairwise(edges)]
+        for batch, part in zip(taken, parts, strict=False):
+            batch[task] = part
+    return taken
+
+
+def epoch(count: int, settings: Settings) -> int:
+    """Steps in which so many documents of a task are all taken once."""
+    return max(1, round(count / settings.batch))
+
+
+class Adam:
+    """A point of the unit cube that is moved by gradients."""
+
+    def __init__(self, space: SearchSpace, start: Point, settings: Settings) -> None:
+        self._settings = settings
+        self._lengths = [
+            settings.step / (gene.high - gene.low) if has_slope(gene) and gene.high > gene.low else 0.0
+            for gene in space.genes
+        ]
+        self._mean, self._square, self._count = [0.0] * len(start), [0.0] * len(start), 0
+        self.point = start
+
+    def move(self, gradient: Sequence[float]) -> None:
+        """One step up the gradient; what would leave the cube stays at its wall."""
+        first, second = self._settings.first, self._settings.second
+        self._count += 1
+        moved = []
+        for i, (x, g) in enumerate(zip(self.point, gradient, strict=True)):
+            self._mean[i] = first * self._mean[i] + (1 - first) * g
+            self._square[i] = second * self._square[i] + (1 - second) * g * g
+            m, v = self._mean[i] / (1 - first**self._count), self._square[i] / (1 - second**self._count)
+            moved.append(min(1.0, max(0.0, x + self._lengths[i] * m / math.sqrt(v))) if v > 0 else x)
+        self.point = tuple(moved)
+
+
+def ended(steps: Sequence[Step], documents: Ids, settings: Settings) -> bool:
+    """Whether the last `patience` rounds through the documents were no better than one before them.
+
+    Single batches are easier or harder, so that means over whole rounds are compared, which are of the same documents;
+    rounds of few steps count together.
+    """
+    size = max(max((epoch(len(ids), settings) for ids in documents.values()), default=1), SHORTEST)
+    if len(steps) % size:
+        return False
+    rounds = [sum(step.value for step in steps[at : at + size]) / size for at in range(0, len(steps), size)]
+    patience = settings.patience
+    return len(rounds) > patience and max(rounds[-patience:]) <= max(rounds[:-patience]) + LEAST
+
+
+def means(steps: Sequence[Step], last: Point, settings: Settings) -> tuple[Point, ...]:
+    """The points worth scoring: after every SPACING steps, and at the end, the mean of the last TAIL points."""
+    walked = [*(step.point for step in steps[1:]), *([last] if steps else [])]
+    stops = sorted({*range(SPACING, len(walked) + 1, SPACING), len(walked)} - {0})
+    return tuple(mean(walked[max(stop // 2, stop - TAIL) : stop]) for stop in stops)
+
+
+def mean(points: Sequence[Point]) -> Point:
+    return tuple(sum(numbers) / len(points) for numbers in zip(*points, strict=True))
+
+
+def importance(steps: Sequence[Step], space: SearchSpace) -> tuple[float, ...]:
+    """By gene: the root mean square of what a step found."""
+    if not steps:
+        return (0.0,) * len(space.genes)
+    return tuple(math.sqrt(sum(step.gradient[i] ** 2 for step in steps) / len(steps)) for i in range(len(space.genes)))
