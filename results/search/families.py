@@ -116,6 +116,14 @@ def irrelevant(skill: str, cache: Path) -> Weights:
     return trained(training, cache / "trained" / skill, lessons(skill, 40))  # type: ignore[arg-type]
 
 
+def harsh(skill: str, cache: Path) -> Weights:
+    """As the demo's most narrow fine-tunes: a low-rank one without replay, that forgets all else."""
+    if skill in ("pick", "second"):  # they are
+        return demo(skill)
+    training = Training(one_skill(skill), 100, 3e-3, seed=50 + MAIN.index(skill), rank=8)
+    return trained(training, cache / "trained" / f"harsh-{skill}")
+
+
 def gentle(skill: str, cache: Path) -> Weights:
     training = Training(one_skill(skill, replay=0.25), 60, 3e-4, seed=60)
     return trained(training, cache / "trained" / f"gentle-{skill}")
@@ -135,7 +143,8 @@ def damaged(name: str, first: int, second: int) -> Weights:
 
 THREE = ("reverse", "sort", "shift")
 FAMILIES: Mapping[str, tuple[tuple[str, ...], Callable[[Path], dict[str, Weights]]]] = {
-    "B1": (MAIN, lambda cache: {name: demo(name) for name in MAIN}),
+    "demo": (MAIN, lambda cache: {name: demo(name) for name in MAIN}),
+    "B1": (MAIN, lambda cache: {name: harsh(name, cache) for name in MAIN}),
     "B2": (MAIN, lambda cache: {name: noisy(demo(name), NOISE, 20 + i, 1 + i) for i, name in enumerate(MAIN)}),
     "B3-0": (THREE, lambda cache: {name: demo(name) for name in THREE}),
     "B3-4": (THREE, lambda cache: {name: demo(name) for name in THREE} | distractors(4, cache)),
