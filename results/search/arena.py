@@ -121,9 +121,14 @@ class Arena:
             raise OutOfBudget
         self.spent += round(documents)
 
-    def score(self, recipe: Recipe, each: int = EACH) -> float:
-        """Mean over skills on the seed's first `each` documents of a skill; -1 for a recipe that fails."""
+    def parts(self, recipe: Recipe, each: int = EACH) -> dict[str, float] | None:
+        """By skill, on the seed's first `each` documents of it; None for a recipe that fails."""
         wanted = {skill: self.answers.order(skill, self.seed)[:each] for skill in self.bench.skills}
         self.charge(sum(map(len, self.answers.missing(recipe, wanted).values())))
         items = self.answers.score(recipe, wanted)
-        return -1.0 if items is None else float(np.mean(list(means(items).values())))
+        return None if items is None else means(items)
+
+    def score(self, recipe: Recipe, each: int = EACH) -> float:
+        """Mean over skills of `parts`; -1 for a recipe that fails."""
+        parts = self.parts(recipe, each)
+        return -1.0 if parts is None else float(np.mean(list(parts.values())))

@@ -141,6 +141,7 @@ def damaged(name: str, first: int, second: int) -> Weights:
     return swapped(demo(name), first, second) if first != second else noisy(demo(name), BURIED, 90, first)
 
 
+APART = ("reverse", "shift", "second")  # narrow experts of these pull apart
 THREE = ("reverse", "sort", "shift")
 FAMILIES: Mapping[str, tuple[tuple[str, ...], Callable[[Path], dict[str, Weights]]]] = {
     "demo": (MAIN, lambda cache: {name: demo(name) for name in MAIN}),
@@ -150,6 +151,7 @@ FAMILIES: Mapping[str, tuple[tuple[str, ...], Callable[[Path], dict[str, Weights
     "B3-4": (THREE, lambda cache: {name: demo(name) for name in THREE} | distractors(4, cache)),
     "B3-8": (THREE, lambda cache: {name: demo(name) for name in THREE} | distractors(8, cache)),
     "B9": (THREE, lambda cache: {name: damaged(name, *layers) for name, layers in DAMAGE.items()}),
+    "B10": (APART, lambda cache: {name: harsh(name, cache) for name in APART}),
     "C0": (("reverse", "sort"), lambda cache: {name: gentle(name, cache) for name in ("reverse", "sort")}),
     "C1": (MAIN, lambda cache: {f"copy-{i}": noisy(demo("base"), GENTLE, 70 + i) for i in range(4)}),
 }

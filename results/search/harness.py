@@ -102,15 +102,16 @@ def revision() -> str:
 def run(bench: Bench, arm: str, seed: int, reporter: Reporter, cache: Path) -> dict[str, Any]:
     """Run the arm and score its winner."""
     arena = Arena(bench, seed, cache / "runs" / f"{bench.name}-{arm}-{seed}")
-    began = time.perf_counter()
+    began, worked = time.perf_counter(), time.process_time()
     found = ARMS[arm](arena)
-    seconds = time.perf_counter() - began
+    seconds, worked = time.perf_counter() - began, time.process_time() - worked
     by_skill = reporter.score(found.recipe, seed)
     entry = {
         "report": round(float(np.mean(list(by_skill.values()))), 6),
         "skills": {skill: round(value, 4) for skill, value in by_skill.items()},
         "documents": arena.spent,
         "seconds": round(seconds, 1),
+        "processor": round(worked, 1),
         "claims": found.claims,
         "notes": dict(found.notes),
         "revision": revision(),

@@ -74,7 +74,7 @@ def row(arm: str, arms: dict[str, Entries]) -> str:
         against,
         f"{sum(claims)}/{len(claims)}" if claims else "-",
         f"{np.mean([entries[seed]['documents'] for seed in seeds]):.0f}",
-        f"{np.median([entries[seed]['seconds'] for seed in seeds]):.0f}",
+        f"{np.median([entries[seed].get('processor', np.nan) for seed in seeds]):.0f}",
     ]
     return "| " + " | ".join(cells) + " |"
 
@@ -90,7 +90,7 @@ def table(name: str, arms: dict[str, Entries]) -> str:
         known = f"reference {100 * reference:.2f}" if reference is not None else "no reference yet"
         lines.append(f"- seed {seed}: best without a search {100 * value:.2f} ({best}), {known}")
     head = "| arm | seeds | report | points | regret | against mergekit-evolve; wins/ties/losses | claims "
-    lines += ["", head + "| documents | s |", "|---" * 9 + "|"]
+    lines += ["", head + "| documents | processor, s |", "|---" * 9 + "|"]
     return "\n".join([*lines, *(row(arm, arms) for arm in searched)])
 
 
