@@ -110,6 +110,10 @@ class Search(Section):
     hours: float | None = Field(None, gt=0, description="the budget in hours of searching; null: no bound")
     documents: int | None = Field(None, ge=1, description="the budget in scored documents; null: no bound")
     population: int | None = Field(None, ge=2, description="candidates a generation; null: chosen, and recorded")
+    gradients: bool = Field(
+        True, description="begin where gradients of the right answers' log-likelihood lead, if the methods have them"
+    )
+    grow: bool = Field(True, description="few genes at first, that part as documents are spent (optimizer cma)")
     race: bool = Field(True, description="stop scoring what is clearly among the losers of its generation")
     finalists: int = Field(6, ge=1, description="candidates compared again on the selection documents")
     simplify: bool = Field(

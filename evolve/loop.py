@@ -11,6 +11,7 @@ from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 
+from evolve.descent import Descent, Remember
 from evolve.floors import violation
 from evolve.opening import BASE, nothing_scored, opening
 from evolve.optimizers.optimizer import Optimizer, Problem
@@ -20,6 +21,7 @@ from tasks.objective import Objective
 
 Floors = Mapping[str, float]  # task -> how far its metric may fall below the base's
 NO_FLOORS: Floors = {}
+Climb = Callable[[Point, Remember], Descent]
 
 
 def search(
@@ -29,17 +31,24 @@ def search(
     *,
     normalize: bool = False,
     floors: Floors = NO_FLOORS,
+    climb: Climb | None = None,
 ) -> Point | None:
     """Search until the budget is spent; returns the point that the optimizer believes in.
 
-    `problem`: what the optimizer is made from, but for the points to begin with.
+    `problem`: what the optimizer is made from, but for the points to begin with. `climb`: by gradients, to where the
+    optimizer then begins.
     """
     optimizer: Optimizer | None = None
     with suppress(Spent):
         opened = opening(study, normalize=normalize)
-        begin = replace(problem, start=tuple(trial.point for trial in opened.starts), mean=opened.mean)
-        optimizer = make(begin)
-        generations(study, optimizer, opened.starts, floors)
+        starts, begin = opened.starts, replace(problem, mean=opened.mean)
+        if climb is not None and opened.mean is not None:
+            climbed = climb(opened.mean, partial(study.decide, "slopes"))
+            if climbed.points:
+                starts += study.score([proposal(study, point, "gradient") for point in climbed.points])
+                begin = replace(begin, mean=best_of(starts, study, floors).point, importance=climbed.importance)
+        optimizer = make(replace(begin, start=tuple(trial.point for trial in starts)))
+        generations(study, optimizer, starts, floors)
     return optimizer.recommend() if optimizer is not None else None
 
 
@@ -53,7 +62,7 @@ def generations(study: Study, optimizer: Optimizer, told: Sequence[Trial], floor
         optimizer.tell(observations(told, study, floors))
         points = optimizer.ask()
     while points:
-        trials = study.score([Proposal(study.space.decode(point), "search", point) for point in points])
+        trials = study.score([proposal(study, point, "search") for point in points])
         if all(trial.failure for trial in study.trials):
             raise nothing_scored(trials)
         optimizer.tell(observations(trials, study, floors))
@@ -61,6 +70,16 @@ def generations(study: Study, optimizer: Optimizer, told: Sequence[Trial], floor
             facts = {key: value for key, value in decision.items() if key != "kind"}
             study.decide(decision["kind"], partial(dict, facts))
         points = optimizer.ask()
+
+
+def proposal(study: Study, point: Point, origin: str) -> Proposal:
+    return Proposal(study.space.decode(point), origin, point)
+
+
+def best_of(trials: Sequence[Trial], study: Study, floors: Floors) -> Trial:
+    """The best of some trials that are not all failures, those that left a race early aside."""
+    values = {trial.id: value for trial, value, _ in ranked(trials, study.trials, study.objective, floors)}
+    return max(trials, key=lambda trial: (trial.whole, values[trial.id], -trial.id))
 
 
 def observations(trials: Sequence[Trial], study: Study, floors: Floors) -> list[Observation]:

@@ -15,6 +15,7 @@ from evolve.atomic import replacing, write_json, write_text
 from evolve.baselines import opening_merge
 from evolve.budget import Budget
 from evolve.config import SearchConfig, load_config
+from evolve.course import chunks, searched
 from evolve.ending import decide
 from evolve.environment import describe
 from evolve.executor import Executor
@@ -23,14 +24,10 @@ from evolve.guard import guard, resolved, sole_driver
 from evolve.items import Items
 from evolve.lease import Lease
 from evolve.ledger import Ledger
-from evolve.loop import search
-from evolve.optimizers import OPTIMIZERS
 from evolve.preflight import Findings, check_weights, preflight
 from evolve.progress import ProgressLog
-from evolve.race import Only, chunks_of
 from evolve.remembering import Keys, Remembering
 from evolve.report import Facts, headline, report_text, trials_csv, where
-from evolve.setting import Setting
 from evolve.start import LazyExecutor
 from evolve.study import Study
 from evolve.trial import Trial
@@ -76,29 +73,13 @@ def drive(config: SearchConfig, findings: Findings, ledger: Ledger, lease: Lease
             watcher=log,
             check=lease.check,
         )
-        recommended = search(
-            study,
-            OPTIMIZERS[config.search.optimizer].make,
-            setting.problem,
-            normalize=config.score.normalize,
-            floors=config.score.floors,
-        )
+        recommended = searched(study, setting)
         verdict = finish(config, findings, ledger, lease, executor, study.recorded, recommended, log)
     finally:
         executor.close()
     if ended and not workers.started:
         log.say("nothing was left to score: the run had ended; a larger search.trials goes on with it")
     log.say(f"\n{headline(verdict, Figures(setting.objective))}\n{where(config.folder)}")
-
-
-def chunks(setting: Setting) -> tuple[Only, ...]:
-    """What candidates are scored on: one chunk of all search documents where a race would miss what matters, since it
-    looks at a single value."""
-    documents = {task: sets.search for task, sets in setting.prepared.documents.items()}
-    search = setting.config.search
-    racing = search.race and not setting.config.score.floors and setting.problem.objectives == 1
-    found = chunks_of(documents, setting.config.seed)
-    return found if racing else found[-1:]
 
 
 def finish(

@@ -88,15 +88,15 @@ class Setting:
     @property
     def problem(self) -> Problem:
         """What the optimizer is made from, but for the points that it begins with."""
-        several = OPTIMIZERS[self.config.search.optimizer].several
-        objectives = len(self.objective.goals) if several else 1
+        row = OPTIMIZERS[self.config.search.optimizer]
         return Problem(
             self.space.genes,
             (),
             self.config.seed,
             self.population,
             deviations=self.space.deviations,
-            objectives=objectives,
+            objectives=len(self.objective.goals) if row.several else 1,
+            grow=row.grows and self.config.search.grow,
         )
 
     @cached_property

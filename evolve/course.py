@@ -1,0 +1,52 @@
+"""What course a run's search takes, by its configuration."""
+
+from __future__ import annotations
+
+from engine.methods import METHODS
+from evolve.descent import Descent, Remember, descend
+from evolve.loop import Climb, search
+from evolve.optimizers import OPTIMIZERS
+from evolve.race import Only, chunks_of
+from evolve.setting import Setting
+from evolve.study import Study
+from evolve.trial import Point
+from search_spaces.sensitivity import has_slope
+
+
+def searched(study: Study, setting: Setting) -> Point | None:
+    """Search until the budget is spent; returns the point that the optimizer believes in."""
+    score = setting.config.score
+    return search(
+        study,
+        OPTIMIZERS[setting.config.search.optimizer].make,
+        setting.problem,
+        normalize=score.normalize,
+        floors=score.floors,
+        climb=climb_of(setting, study),
+    )
+
+
+def chunks(setting: Setting) -> tuple[Only, ...]:
+    """What candidates are scored on: one chunk of all search documents where a race would miss what matters, since it
+    looks at a single value."""
+    racing = setting.config.search.race and not setting.config.score.floors and setting.problem.objectives == 1
+    found = chunks_of(search_documents(setting), setting.config.seed)
+    return found if racing else found[-1:]
+
+
+def climb_of(setting: Setting, study: Study) -> Climb | None:
+    """How the search climbs by gradients, where that is asked for and every method of the space has them."""
+    space = setting.space
+    able = all(METHODS[name].differentiable for name in space.spec.methods) and any(map(has_slope, space.genes))
+    if not setting.config.search.gradients or not able or space.spec.order:
+        return None
+
+    def climb(start: Point, remember: Remember) -> Descent:
+        documents, seed = search_documents(setting), setting.config.seed
+        return descend(space, start, study.executor, setting.checkpoints, documents, seed, remember=remember)
+
+    return climb
+
+
+def search_documents(setting: Setting) -> dict[str, tuple[int, ...]]:
+    return {task: tuple(sets.search) for task, sets in setting.prepared.documents.items()}
