@@ -23,7 +23,8 @@ def split(group: Group, genes: tuple[Gene, ...]) -> tuple[Group, Group] | None:
     Tensors outside of the layers leave first, then the whole depth is halved; then module groups part, and the halves
     are halved again.
     """
-    whole = {gene.position for gene in genes} == {genes[index].position for index in group}
+    depth = {gene.position for gene in genes if gene.position is not None}
+    whole = depth == {genes[index].position for index in group}
     cuts = [outer_first, early_first, module_first] if whole else [outer_first, module_first, early_first]
     for cut in cuts:
         first = cut(group, genes)
@@ -45,3 +46,9 @@ def early_first(group: Group, genes: tuple[Gene, ...]) -> Group:
     places = sorted({position for position in (genes[index].position for index in group) if position is not None})
     early = set(places[: len(places) // 2])
     return tuple(index for index in group if genes[index].position in early)
+
+
+def name_of(group: Group, genes: tuple[Gene, ...]) -> str:
+    """A group by its first and last gene."""
+    first, last = genes[group[0]].name, genes[group[-1]].name
+    return first if first == last else f"{first} ... {last}"

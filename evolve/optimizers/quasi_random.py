@@ -18,12 +18,13 @@ class QuasiRandom:
 
         self._problem = problem
         self._sequence: Any = qmc.Sobol(len(problem.genes), seed=problem.seed % 2**32)
-        self._begun = not problem.start
+        self._asked: list[Point] = list(problem.start)
 
     def ask(self) -> list[Point]:
-        if not self._begun:
-            self._begun = True
-            return list(self._problem.start)
+        self._asked = self._asked or self._next()
+        return list(self._asked)
+
+    def _next(self) -> list[Point]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about sizes that are no power of two
             points = self._sequence.random(self._problem.population)
@@ -35,7 +36,8 @@ class QuasiRandom:
         ]
 
     def tell(self, observations: Sequence[Observation]) -> None:
-        del observations  # the sequence depends on nothing
+        del observations  # which the sequence does not depend on
+        self._asked = []
 
     def recommend(self) -> Point | None:
         return None

@@ -46,6 +46,11 @@ class SamplerOptimizer:
         self._best: tuple[float, Point] | None = None
 
     def ask(self) -> list[Point]:
+        if not self._pending:
+            self._pending = self._next()
+        return [self._point(trial.params) for trial in self._pending]
+
+    def _next(self) -> list[Any]:
         given: Sequence[Point] = ()
         if self._count == 0:
             given = self._problem.start
@@ -53,8 +58,7 @@ class SamplerOptimizer:
             given = self._first(self._problem, self._center())
         for point in given:
             self._study.enqueue_trial(self._values(point))
-        self._pending = [self._ask_one() for _ in range(len(given) or self._problem.population)]
-        return [self._point(trial.params) for trial in self._pending]
+        return [self._ask_one() for _ in range(len(given) or self._problem.population)]
 
     def _ask_one(self) -> Any:
         with quiet():
@@ -63,7 +67,8 @@ class SamplerOptimizer:
             return self._study.ask(fixed_distributions=self._distributions)
 
     def tell(self, observations: Sequence[Observation]) -> None:
-        for trial, seen in zip(self._pending, observations, strict=True):
+        pending, self._pending = self._pending, []
+        for trial, seen in zip(pending, observations, strict=True):
             self._best = max(self._best or (-np.inf, ()), (seen.value, seen.point))
             values = [seen.value] if self._problem.objectives == 1 else list(seen.values)
             if self._point(trial.params) == seen.point:
@@ -84,7 +89,7 @@ class SamplerOptimizer:
                 distributions=self._distributions,
                 values=values,
                 user_attrs={VIOLATION: seen.violation},
-                system_attrs={**kept, "constraints": (seen.violation,)},
+                system_attrs={**kept, **({"constraints": (seen.violation,)} if self._problem.objectives > 1 else {})},
             )
         )
 
