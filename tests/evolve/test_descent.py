@@ -1,0 +1,121 @@
+"""A climb rises, is a function of what is on record, and ends by itself."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from evolve.config import SearchConfig
+from evolve.descent import RATIO, Descent, Settings, Step, batches, charge, descend, ended
+from evolve.evaluator import Evaluator
+from evolve.executor import InProcess
+from evolve.setting import Setting
+
+DEMO = Path(__file__).parents[2] / "tasks" / "demo"
+BASE, REVERSE, SORT = (str(DEMO / "models" / name) for name in ("base", "reverse", "sort"))
+FEW = Settings(batch=4, most=6)
+
+
+def config(method: str = "task_arithmetic") -> SearchConfig:
+    return SearchConfig.model_validate(
+        {
+            "name": "small",
+            "models": {"base": BASE, "sources": [REVERSE, SORT]},
+            "space": {"method": method, "layers": 3, "modules": ["mlp"]},
+            "score": {
+                "tasks": [{"task": f"demo_{n}", "metric": "exact_match"} for n in ("reverse", "sort")],
+                "include": [str(DEMO)],
+                "documents": {"search": 8, "selection": 8, "report": 8},
+                "dtype": "float32",
+            },
+        }
+    )
+
+
+@pytest.fixture(scope="module")
+def evaluator() -> Evaluator:
+    return Evaluator(config())
+
+
+class Record:
+    """As a ledger: facts by number; the first ones may be known."""
+
+    def __init__(self, known: list[dict[str, Any]] | None = None) -> None:
+        self.facts, self.read, self.made, self.documents = list(known or []), 0, 0, 0
+
+    def __call__(self, facts: Callable[[], dict[str, Any]], documents: int) -> Mapping[str, Any]:
+        if self.read == len(self.facts):
+            self.facts.append(facts())
+            self.made += 1
+        self.read += 1
+        self.documents += documents
+        return self.facts[self.read - 1]
+
+
+def climb(evaluator: Evaluator, record: Record, settings: Settings = FEW) -> Descent:
+    setting: Setting = evaluator._setting
+    ids = {task: [each.id for each in its] for task, its in setting.prepared.requests("search").items()}
+    space = setting.space
+    return descend(
+        space, space.start[-1], InProcess(evaluator), setting.checkpoints, ids, 1, remember=record, settings=settings
+    )
+
+
+def test_it_rises_and_is_walked_again_from_the_record(evaluator: Evaluator) -> None:
+    record = Record()
+    first = climb(evaluator, record)
+    assert len(first.steps) == record.made == 6
+    assert first.charged == record.documents == 6 * charge({"a": range(8)})
+    assert first.steps[-1].value + first.steps[-2].value > first.steps[0].value + first.steps[1].value + 0.1
+    assert all(0 <= x <= 1 for point in first.points for x in point)
+    assert len(first.importance) == len(evaluator._setting.space.genes)
+    assert max(first.importance) > 0
+    again = Record(record.facts)
+    assert climb(evaluator, again) == first
+    assert again.made == 0
+    cut = Record(record.facts[:3])
+    assert climb(evaluator, cut) == first
+    assert cut.made == 3
+
+
+def test_what_has_no_slopes_ends_it() -> None:
+    record = Record()
+    found = climb(Evaluator(config("sce")), record)
+    assert found.steps == found.points == ()
+    assert found.charged == record.documents == charge({"a": range(8)})
+    assert "sce" in found.reason
+
+
+def test_every_document_is_taken_once_a_round() -> None:
+    ids = {"a": list(range(20)), "b": list(range(100, 103)), "c": []}
+    settings = Settings(batch=8, most=6)
+    taken = batches(ids, settings, seed=3)
+    assert len(taken) == 6
+    for begin in (0, 2, 4):
+        assert sorted(taken[begin]["a"] + taken[begin + 1]["a"]) == ids["a"]
+    assert all(batch["b"] == (100, 101, 102) and "c" not in batch for batch in taken)
+    assert taken == batches(ids, settings, seed=3)
+    assert taken != batches(ids, settings, seed=4)
+    assert taken[:4] == batches(ids, replace(settings, most=4), seed=3)
+
+
+def test_a_round_that_is_no_better_ends_it() -> None:
+    ids = {"a": list(range(40))}
+    settings = Settings(batch=8, patience=1)
+
+    def steps(*rounds: float) -> list[Step]:
+        return [Step((), value + 0.1 * (place - 2), ()) for value in rounds for place in range(5)]
+
+    assert not ended(steps(-1.0), ids, settings)
+    assert not ended(steps(-1.0, -0.9), ids, settings)
+    assert ended(steps(-1.0, -0.9, -0.9), ids, settings)
+    assert not ended(steps(-1.0, -0.9, -0.95)[:-1], ids, settings)
+    assert not ended(steps(-1.0, -0.9, -0.95), ids, replace(settings, patience=2))
+
+
+def test_documents_are_charged_at_what_they_take() -> None:
+    assert charge({"a": (1, 2), "b": (3,)}) == -(-RATIO * 3 // 1)
