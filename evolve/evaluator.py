@@ -42,7 +42,8 @@ class Evaluator:
             room=_room(threads),
         )
         resident = self._resident.module
-        self._scorer = self._scorer_with(resident) if resident is not None else None  # of the resident module only
+        # Of modules that stay, each with its own.
+        self._scorers = [] if resident is None else [(resident, self._scorer_with(resident))]
 
     def evaluate(self, job: Job) -> Evaluation:
         """The outcome of a job. What a candidate does wrong is a Failure; other errors are raised."""
@@ -107,16 +108,17 @@ class Evaluator:
         return Score(measures, {}) if measures else None
 
     def _scorer_of(self, job: Job) -> Scorer:
-        """The resident module's scorer with the job's weights in it, or one of a module loaded for this job alone."""
+        """The scorer of a module with the job's weights in it: one that stays, or one loaded for this job alone."""
         made = plan(job.recipe, self._setting.checkpoints) if job.recipe is not None else None
-        if made is None or self._resident.ready(made) is None:
-            self._scorer = None
-            self._resident.drop()  # there may be no room for two modules; the next recipe builds it again
+        if made is None or not self._resident.bears(made):
+            self._scorers = []
+            self._resident.drop()  # there may be no room for one module more; the next recipe builds them again
         module = self._resident.load_folder(Path(str(job.folder))) if made is None else self._resident.merged(made)
-        if module is not self._resident.module:
-            return self._scorer_with(module)
-        self._scorer = self._scorer or self._scorer_with(module)
-        return self._scorer
+        scorer = next((scorer for held, scorer in self._scorers if held is module), None)
+        if scorer is None:
+            scorer = self._scorer_with(module)
+            self._scorers += [(module, scorer)] if self._resident.holds(module) else []
+        return scorer
 
     def _scorer_with(self, module: torch.nn.Module) -> Scorer:
         return Scorer(

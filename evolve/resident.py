@@ -3,22 +3,25 @@
 The module is loaded from the base with transformers and its parameters are compared once with the base's
 checkpoint, tensor by tensor. Where the names do not map one to one (transformers may fuse experts or rename),
 and for recipes with another architecture than the base's (more layers, another vocabulary), the candidate is
-written to a temporary folder and loaded from there: slower, always right.
+written to a temporary folder and loaded from there: slower, always right. A module that was loaded so is kept for
+the next candidate of that architecture where there is room for it.
 """
 
 from __future__ import annotations
 
 import gc
+import math
 import shutil
 from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from engine.architecture import is_derived
-from engine.checkpoint import Checkpoint
+from engine.checkpoint import Checkpoint, open_checkpoint
 from engine.errors import OutputError
 from engine.kept import Kept
 from engine.merge import merge_into
@@ -38,6 +41,16 @@ SHAPELESS = (
 )  # config keys that change no score
 
 
+@dataclass(frozen=True, eq=False)
+class Other:
+    """A module of another architecture than the base's, kept: what fits it, its own tensors by name, and its bytes."""
+
+    module: torch.nn.Module
+    parameters: Mapping[str, torch.Tensor]
+    form: Form
+    bytes: int
+
+
 class Resident:
     """One module and its tokenizer on one device. The module can be dropped; it is built again when it is needed."""
 
@@ -50,11 +63,15 @@ class Resident:
         trust_remote_code: bool = False,
         room: int = 0,
     ) -> None:
-        """`room`: bytes that may be spent on holding adapted weights, which are read again and again otherwise."""
+        """`room`: bytes that may be spent on holding adapted weights, which are read again and again otherwise, and as
+        many on modules of other architectures; none of those on a device of its own memory."""
         self._base = base
         self._kept = Kept(room)
+        self._room = room if device == "cpu" else 0
+        self._others: list[Other] = []
         self._dtype, self._device, self._trust = dtype, device, trust_remote_code
-        self._names = {name for name in base.tensors if not is_derived(name)}
+        names = frozenset(name for name in base.tensors if not is_derived(name))
+        self._form = Form(shaping(base.config), names, generation(base))
         self._compared = base.adapter is not None  # then the module starts with other weights than the base's
         self._maps = True
         self.tokenizer = load_tokenizer(base.folder, trust_remote_code)
@@ -73,15 +90,27 @@ class Resident:
     def merged(self, plan: Plan) -> torch.nn.Module:
         """The module with the weights that `plan` makes. Raises what merging raises.
 
-        Where the module does not take them it is dropped, and another one returned.
+        Where the module does not take them it is another one, for which it is dropped if there is no room for both.
         """
-        module = self.ready(plan)
+        module, parameters = self.ready(plan), self._parameters
         if module is None:
-            self.drop()
-            return self._through_folder(plan)
+            other = self._other(plan)
+            if other is None:
+                if not self._has_room(plan) and (self.module is not None or self._others):
+                    self.drop()
+                return self._through_folder(plan)
+            module, parameters = other.module, dict(other.parameters)
         with torch.no_grad():
-            merge_into(plan, self._parameters, device=self._device, kept=self._kept)
+            merge_into(plan, parameters, device=self._device, kept=self._kept)
         return module
+
+    def holds(self, module: torch.nn.Module) -> bool:
+        """Whether the module stays, for other candidates."""
+        return module is self.module or any(module is other.module for other in self._others)
+
+    def bears(self, plan: Plan) -> bool:
+        """Whether there is a module for the plan's weights, or room for one more."""
+        return self.ready(plan) is not None or self._other(plan) is not None or self._has_room(plan)
 
     @property
     def parameters(self) -> Mapping[str, torch.Tensor]:
@@ -94,15 +123,15 @@ class Resident:
         return self._kept
 
     def drop(self) -> None:
-        """Free the module, so that another one has room."""
-        self.module, self._parameters = None, {}
+        """Free all modules, so that another one has room."""
+        self.module, self._parameters, self._others = None, {}, []
         gc.collect()  # models and lm-eval hold each other in cycles
 
     def _build(self) -> None:
         self.module = self.load_folder(self._base.folder)
         parameters = self._map(self.module)
         if parameters is None:  # every candidate goes through a folder
-            self._maps = False
+            self._maps, self._room = False, 0
             self.drop()
         else:
             self._parameters = parameters
@@ -116,36 +145,81 @@ class Resident:
     def _written(self, plan: Plan, parent: Path | None) -> torch.nn.Module:
         with scratch(parent) as folder:
             write_checkpoint(plan, folder / "candidate", device=self._device, shared=self._kept)
-            return self.load_folder(folder / "candidate")
+            module = self.load_folder(folder / "candidate")
+            if self._has_room(plan):
+                self._keep(module, plan, open_checkpoint(str(folder / "candidate")))
+            return module
+
+    def _keep(self, module: torch.nn.Module, plan: Plan, written: Checkpoint) -> None:
+        """Keep a module that was loaded through a folder, if its tensors are those that were written."""
+        form = form_of(plan)
+        parameters = mapped(module, written, form.names)
+        if parameters is None:
+            self._room = 0  # nor will those of others be
+        else:
+            self._others.append(Other(module, parameters, form, self._bytes(plan)))
+
+    def _other(self, plan: Plan) -> Other | None:
+        form = form_of(plan)
+        return next((other for other in self._others if other.form == form), None)
+
+    def _has_room(self, plan: Plan) -> bool:
+        return sum(other.bytes for other in self._others) + self._bytes(plan) <= self._room
+
+    def _bytes(self, plan: Plan) -> int:
+        """Of the module with the plan's weights."""
+        return sum(math.prod(job.shape) for job in plan.jobs) * self._dtype.itemsize
 
     def load_folder(self, folder: Path) -> torch.nn.Module:
         """A module loaded afresh from a checkpoint folder."""
         return load_module(folder, dtype=self._dtype, device=self._device, trust_remote_code=self._trust)
 
     def _map(self, module: torch.nn.Module) -> dict[str, torch.Tensor] | None:
-        """Checkpoint name -> parameter, if every tensor of the checkpoint is one of the module's.
-
-        Buffers that follow from the config are left out: no merge writes them.
-        """
-        state = module.state_dict(keep_vars=True)
-        for name in sorted(self._names):
-            if name not in state or tuple(state[name].shape) != tuple(self._base.tensors[name].shape):
-                return None
-            stored = state[name].detach()
-            if not self._compared and not torch.equal(stored.cpu(), self._base.read(name).to(stored.dtype)):
-                return None
+        """Checkpoint name -> parameter of the base's module, compared with the base when it is first built."""
+        parameters = mapped(module, self._base, self._form.names, compare=not self._compared)
         self._compared = True
-        parameters = {name: state[name] for name in self._names}
-        covered = {parameter.data_ptr() for parameter in parameters.values()}
-        whole = all(parameter.data_ptr() in covered for parameter in module.parameters())
-        return parameters if whole else None
+        return parameters
 
     def _fits(self, plan: Plan) -> bool:
         """Whether the plan's output has exactly the module's tensors, shape and way to generate."""
-        same = {key: value for key, value in plan.config.items() if key not in SHAPELESS}
-        base = {key: value for key, value in self._base.config.items() if key not in SHAPELESS}
-        names = {job.name for job in plan.jobs}
-        return same == base and names == self._names and generation(plan.donor) == generation(self._base)
+        return form_of(plan) == self._form
+
+
+def mapped(
+    module: torch.nn.Module, checkpoint: Checkpoint, names: frozenset[str], *, compare: bool = True
+) -> dict[str, torch.Tensor] | None:
+    """Checkpoint name -> parameter, if every tensor of the checkpoint is one of the module's and they are all.
+
+    Buffers that follow from the config are left out of `names`: no merge writes them.
+    """
+    state = module.state_dict(keep_vars=True)
+    for name in sorted(names):
+        if name not in state or tuple(state[name].shape) != tuple(checkpoint.tensors[name].shape):
+            return None
+        stored = state[name].detach()
+        if compare and not torch.equal(stored.cpu(), checkpoint.read(name).to(stored.dtype)):
+            return None
+    parameters = {name: state[name] for name in names}
+    covered = {parameter.data_ptr() for parameter in parameters.values()}
+    whole = all(parameter.data_ptr() in covered for parameter in module.parameters())
+    return parameters if whole else None
+
+
+@dataclass(frozen=True)
+class Form:
+    """What a module is made by: its configuration, its tensors' names and how it generates."""
+
+    config: Mapping[str, Any]
+    names: frozenset[str]
+    generation: bytes | None
+
+
+def form_of(plan: Plan) -> Form:
+    return Form(shaping(plan.config), frozenset(job.name for job in plan.jobs), generation(plan.donor))
+
+
+def shaping(config: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in config.items() if key not in SHAPELESS}
 
 
 def generation(checkpoint: Checkpoint) -> bytes | None:

@@ -19,6 +19,7 @@ from engine.errors import NonFiniteError, OutputError
 from engine.plan import Plan, plan
 from engine.recipe import Recipe
 from engine.write import write_checkpoint
+from evolve import evaluator as evaluator_module
 from evolve import resident
 from evolve.config import SearchConfig
 from evolve.evaluator import Evaluator
@@ -142,6 +143,51 @@ def test_another_depth_goes_through_a_folder(shared: Resident, tmp_path: Path) -
     assert equal(weights(module), weights(loaded(made, tmp_path / "out", torch.float32)))
 
 
+def shortened(*layers: tuple[str, int, int]) -> Recipe:
+    slices = [{"sources": [{"model": model, "layer_range": [first, last]}]} for model, first, last in layers]
+    return Recipe.model_validate({"merge_method": "passthrough", "slices": slices})
+
+
+def test_modules_of_other_depths_stay_where_there_is_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    roomy = Resident(open_checkpoint(BASE), dtype=torch.float32, device="cpu", room=10 * 2**20)
+    own = roomy.module
+    loads: list[Path] = []
+    load = Resident.load_folder
+
+    def counted(self: Resident, folder: Path) -> torch.nn.Module:
+        loads.append(folder)
+        return load(self, folder)
+
+    monkeypatch.setattr(Resident, "load_folder", counted)
+    deeper, shorter, other = frankenmerge(), shortened((SORT, 0, 3)), shortened((REVERSE, 1, 2), (SORT, 4, 6))
+    modules = []
+    for number, made in enumerate((deeper, shorter, RECIPES["task_arithmetic"], other, deeper, shorter)):
+        assert roomy.bears(planned(made))
+        modules.append(roomy.merged(planned(made)))
+        assert roomy.holds(modules[-1])
+        want = loaded(planned(made), tmp_path / str(number), torch.float32)
+        assert equal(weights(modules[-1]), weights(want))
+    assert modules[2] is roomy.module is own
+    assert modules[4] is modules[0]
+    assert modules[5] is modules[3] is modules[1]
+    assert len(loads) == 2
+
+
+def test_a_module_too_many_takes_the_place_of_all(tmp_path: Path) -> None:
+    deeper, shorter = planned(frankenmerge()), planned(shortened((SORT, 0, 3)))
+    tight = Resident(
+        open_checkpoint(BASE), dtype=torch.float32, device="cpu", room=2 * deeper.write_bytes + shorter.write_bytes
+    )
+    first = tight.merged(deeper)
+    assert tight.holds(first)
+    assert not tight.bears(shorter)
+    second = tight.merged(shorter)
+    assert tight.module is None
+    assert not tight.holds(first)
+    assert equal(weights(second), weights(loaded(shorter, tmp_path / "out", torch.float32)))
+    assert tight.merged(planned(RECIPES["task_arithmetic"])) is tight.module
+
+
 @pytest.mark.parametrize("file", ["config.json", "generation_config.json"])
 def test_another_end_of_text_goes_through_a_folder(shared: Resident, tmp_path: Path, file: str) -> None:
     source = changed(tmp_path / "source")
@@ -224,6 +270,7 @@ def test_an_evaluator_holds_one_module_at_a_time(tmp_path: Path, monkeypatch: py
             },
         }
     )
+    monkeypatch.setattr(evaluator_module, "_room", lambda threads: 0)
     evaluator = Evaluator(config)
     alive: list[weakref.ref[torch.nn.Module]] = []
     load = Resident.load_folder
