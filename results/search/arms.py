@@ -159,7 +159,8 @@ ARMS: dict[str, Callable[[Arena], Found]] = {
     "mergekit-evolve": mergekit_evolve("dare_ties"),
     "mergekit-evolve-task-arithmetic": mergekit_evolve("task_arithmetic"),
     "relaxed": relaxed,  # B9 only
-    "ours-without-gradients": ours(),
+    "ours-without-gradients": ours(gradients=False),
+    "ours": ours(),
     "ours-unraced": ours(race=False),  # B5, beside the next
     "ours-raced-third": ours(share=1 / 3),
     "ours-faults": ours(faults=0.1),  # B11

@@ -16,6 +16,7 @@ from recipes import Recipe
 
 from evolve import run as evolve_run
 from evolve.config import SearchConfig
+from evolve.descent import RATIO
 from evolve.evaluator import Evaluator
 from evolve.executor import InProcess
 from evolve.guard import storage_url
@@ -25,7 +26,6 @@ from evolve.trial import Evaluation, Failure, Job
 
 DOCUMENTS = {"selection": 100, "report": 400}  # a skill; the report's are for the claim, and not charged
 SEARCHING = 0.75  # of the budget; the rest is for finalists and for making the winner's recipe simpler
-GRADIENT = 3.5  # forward passes that a document of a gradient step is charged
 
 
 class Counting:
@@ -99,7 +99,7 @@ def ours(each: int = EACH, share: float = 1.0, faults: float = 0.0, **search: An
             evolve_run.run(file)
         (arena.folder / "log.txt").write_text(told.getvalue())
         scored = Counting.scored
-        arena.spent += scored["search"] + scored["selection"] + round(GRADIENT * scored["gradients"])
+        arena.spent += scored["search"] + scored["selection"] + round(RATIO * scored["gradients"])
         return result(config, scored)
 
     return arm
