@@ -16,13 +16,14 @@ from engine.write import write_checkpoint
 from evolve.atomic import write_text
 from evolve.baselines import BASE, model_recipes
 from evolve.config import SearchConfig
+from evolve.draws import Draws, Only
 from evolve.executor import Executor
 from evolve.finalists import Floors, Selection, choose_finalists, opening_recipes, select
 from evolve.front import Front, assembled, file_of, front_csv, front_of, spread_out
+from evolve.importance import influences, recorded_gradients
 from evolve.lease import Lease
 from evolve.ledger import Ledger
 from evolve.progress import ProgressLog
-from evolve.race import Only, chunks_of
 from evolve.setting import Setting
 from evolve.simplify import Step, as_events, simplify
 from evolve.study import recipe_of
@@ -87,10 +88,18 @@ def decide(
         ranked_by=objective,
     )
     told = {
+        "genes": genes_told(setting, trials, ledger),
+        "gaps": next((event["gaps"] for event in ledger.events("normalised")), {}),
         "simplification": [asdict(step) for step in steps],
         "front": None if members is None else front_data(members),
     }
     return verdict, told, winner
+
+
+def genes_told(setting: Setting, trials: Sequence[Trial], ledger: Ledger) -> list[dict[str, Any]]:
+    """Which groups of genes mattered, as the report tells it."""
+    gradients = recorded_gradients(ledger.events())
+    return [asdict(each) for each in influences(setting.space.genes, trials, setting.config.seed, gradients)]
 
 
 def deciding(objective: Objective, ledger: Ledger) -> Objective:
@@ -101,7 +110,7 @@ def deciding(objective: Objective, ledger: Ledger) -> Objective:
 
 def selection_chunks(setting: Setting) -> tuple[Only, ...]:
     documents = {task: sets.selection for task, sets in setting.prepared.documents.items()}
-    return chunks_of(documents, setting.config.seed)
+    return Draws(documents, setting.config.seed).chunks(0)
 
 
 def made_simpler(

@@ -13,11 +13,12 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from engine.recipe import Recipe
+from evolve.draws import Only
 from evolve.errors import RunError
 from evolve.executor import Executor
 from evolve.floors import violation
+from evolve.levels import CLEARLY
 from evolve.opening import START
-from evolve.race import Only
 from evolve.statistics import clearly_below
 from evolve.study import recipe_of
 from evolve.trial import Failure, Job, Point, Trial
@@ -26,8 +27,6 @@ from tasks.objective import Measures, Objective, total_of
 from tasks.score import Score
 
 SOUP = "greedy soup"
-LEVEL = 0.01  # one-sided, of each look at what may stop early
-CLEARLY = 2.326348  # standard errors, by which it is worse then
 
 Kind = Literal["found", "mean", "start"]
 Floors = Mapping[str, float]

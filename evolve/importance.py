@@ -21,6 +21,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from evolve.levels import SURE
 from evolve.opening import START
 from evolve.trial import Trial
 from search_spaces.gene import Gene
@@ -28,7 +29,6 @@ from search_spaces.gene import Gene
 Array = npt.NDArray[np.float64]
 
 FEWEST = 20  # candidates, below which nothing is said
-SURE = 0.05  # of the corrected p
 DRAWS = 999  # permutations
 RIDGES = tuple(10.0**power for power in np.arange(-2, 4.5, 0.5))  # times the mean eigenvalue
 DEPTH_PARTS = 4

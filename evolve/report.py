@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import csv
 import io
-import json
-import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from evolve.baselines import BASE
 from evolve.config import SearchConfig
 from evolve.figures import Figures, fine
 from evolve.maximised import scoring_lines
+from evolve.report_end import finalist_text, floor_text, simplification_text, task_text
+from evolve.report_search import front_text, gene_text
+from evolve.stock_command import check_text
 from evolve.trial import Trial
 from search_spaces.space import SearchSpace
-
-DATA_FILES = "lm-eval looks for the relative `data_files` of a task only from the folder that it is started in."
-STOCK_BATCH = 16  # requests in a forward pass of lm-eval's own command
 
 
 @dataclass(frozen=True)
@@ -39,18 +38,44 @@ class Facts:
 
 
 def headline(verdict: dict[str, Any], figures: Figures) -> str:
-    """What the metric's interval bears, whatever was maximised: log-likelihoods are a means, the metric is the end."""
-    best = next(row for row in verdict["rows"] if row["name"] == verdict["best"])
+    """What the metric's interval bears, whatever was maximised: log-likelihoods are a means, the metric is the end.
+
+    A gain is claimed where the intervals over every model and plain merge lie above zero.
+    """
+    others = verdict["rows"][1:]
+    best = next(row for row in others if row["name"] == verdict["best"])
     gain = best["gain"]
     unscored = f" that could be scored (not {', '.join(verdict['failed'])})" if verdict["failed"] else ""
-    against = f"{best['name']}, the strongest of the {len(verdict['rows']) - 1} models and plain merges{unscored}"
-    shown = figures.interval(gain) + figures.unit
+    against = f"{best['name']}, the strongest of the {len(others)} models and plain merges{unscored}"
+    shown, begun = figures.interval(gain) + figures.unit, beginning(verdict)
+    unbeaten = [row["name"] for row in others if row["gain"]["low"] <= 0 and row is not best]
+    if gain["low"] > 0 and not unbeaten:
+        return f"{begun}The merge is better than {against}: {shown}."
     if gain["low"] > 0:
-        return f"The merge is better than {against}: {shown}."
+        return f"{begun}The merge is better than {against}: {shown}. Not shown to be better than {listed(unbeaten)}."
     likelier = likelihood_text(best, figures)
     if gain["high"] < 0:
-        return f"The merge is worse than {against}: {shown}. Use {best['name']} instead.{likelier}"
-    return f"No difference from {against} could be shown: {shown}.{likelier}"
+        return f"{begun}The merge is worse than {against}: {shown}. Use {best['name']} instead.{likelier}"
+    nor = f" Nor is it shown to be better than {listed(unbeaten)}." if unbeaten else ""
+    return f"{begun}No difference from {against} could be shown: {shown}.{nor}{likelier}"
+
+
+def beginning(verdict: dict[str, Any]) -> str:
+    """A sentence where what won is nothing that the search found."""
+    winner, *others = verdict["finalists"]
+    if winner.get("kind") != "start":
+        return ""
+    found = [each for each in (*others, *verdict.get("dropped", ())) if each.get("kind") != "start"]
+    if any(each.get("violation") for each in found) and not any(not each.get("violation") for each in found):
+        if winner["name"] == BASE:
+            return "Nothing found keeps the floors; the base is left as it is. "
+        return f"Nothing found keeps the floors; the winner is {winner['name']}, which every search begins with. "
+    return f"The search found nothing better than {winner['name']}, which it began with and which won. "
+
+
+def listed(names: Sequence[str]) -> str:
+    """`a, b or c`."""
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} or {names[-1]}"
 
 
 def likelihood_text(best: dict[str, Any], figures: Figures) -> str:
@@ -73,16 +98,26 @@ def report_text(facts: Facts) -> str:
         *warnings(facts),
         "## On the report documents",
         model_table(verdict, facts.figures),
+        *titled_text("## Task by task", task_text(verdict, facts.figures)),
+        *titled_text("## Floors", floor_text(verdict, facts.figures)),
         "## The finalists",
-        finalist_text(facts),
+        finalist_text(verdict, facts.figures, facts.opening),
         "## The recipe",
         f"```yaml\n{facts.recipe.strip()}\n```",
+        *simplification_text(verdict, facts.figures),
+        *titled_text("## Which genes mattered", gene_text(verdict)),
+        *titled_text("## The front", front_text(verdict)),
         "## The search",
         search_text(facts),
         "## Check it yourself",
-        check_text(facts),
+        check_text(config, facts.dtype, facts.reserved),
     ]
     return "\n\n".join(sections) + "\n"
+
+
+def titled_text(title: str, text: str) -> list[str]:
+    """Nothing where there is no text."""
+    return [title, text] if text else []
 
 
 def warnings(facts: Facts) -> list[str]:
@@ -143,50 +178,6 @@ def titled(row: dict[str, Any]) -> str:
     return f"**{row['name']}**" if row["kind"] == "winner" else str(row["name"])
 
 
-def finalist_text(facts: Facts) -> str:
-    figures, finalists = facts.figures, facts.verdict["finalists"]
-    mixed = not figures.objective.is_metric
-    head = ["finalist", "search documents", "selection documents"]
-    head += ["objective (search)", "objective (selection)"] if mixed else []
-    lines = [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}"]
-    for finalist in finalists:
-        cells = [finalist["name"], *(shown(finalist, name, figures) for name in ("search", "selection"))]
-        values = [finalist["search"], finalist["selection"]] if mixed else []
-        cells += ["" if value is None else f"{value:.4f}" for value in values]
-        lines.append(f"| {' | '.join(cells)} |")
-    winner, row = finalists[0], facts.verdict["rows"][0]
-    before, after = shown(winner, "search", figures), figures.mean(row["metrics"])
-    if before:
-        by = " by the objective" if mixed else ""
-        lines.append(
-            f"\nThe winner, {winner['name']}, scored {before} on the search documents and {after} on the report "
-            f"documents{loss(winner, row, figures)}; where the first is better, the difference is luck and "
-            f"fitting. Finalists are ranked on the selection documents alone{by}."
-        )
-    if facts.opening:
-        lines.append(
-            f"\nThe winner is a candidate that the search began with: {facts.opening}. Nothing that the search found "
-            "afterwards was better on the selection documents."
-        )
-    return "\n".join(lines)
-
-
-def loss(winner: dict[str, Any], row: dict[str, Any], figures: Figures) -> str:
-    """What the winner's mean lost between the search and the report documents, where there is a mean."""
-    metrics = winner.get("metrics", {}).get("search")
-    before = figures.objective.mean_metric(metrics) if metrics else winner["search"]
-    return "" if before is None or row["mean"] is None else f" ({figures.gap(row['mean'] - before)})"
-
-
-def shown(finalist: dict[str, Any], documents: str, figures: Figures) -> str:
-    """A finalist's metric on one set, or nothing where it was not scored."""
-    metrics = finalist.get("metrics", {}).get(documents)
-    if metrics:
-        return figures.mean(metrics)
-    value = finalist[documents]  # of a ledger that holds no metrics of finalists
-    return "" if value is None or not figures.objective.is_metric else figures.metric(value)
-
-
 def search_text(facts: Facts) -> str:
     config, trials = facts.config, facts.trials
     failed = [trial for trial in trials if trial.failure]
@@ -197,6 +188,7 @@ def search_text(facts: Facts) -> str:
         f"- optimizer {config.search.optimizer}, methods {', '.join(config.space.method)}, seed {config.seed}",
         f"- base {config.models.base}; sources {', '.join(config.models.sources)}",
         *(f"- {line}" for line in scoring_lines(config.score, facts.figures.objective, facts.dtype)),
+        *gap_lines(facts.verdict),
     ]
     for task, sets in facts.documents.items():
         sizes = ", ".join(f"{size} {name}" for name, size in sets.items())
@@ -204,45 +196,12 @@ def search_text(facts: Facts) -> str:
     return "\n".join(lines)
 
 
-def check_text(facts: Facts) -> str:
-    """The stock lm-eval command that gives the winner's row again, or why there is none."""
-    score = facts.config.score
-    if facts.reserved:
-        return (
-            f"lm-eval's own command draws few-shot examples of {', '.join(facts.reserved)} from all documents; here "
-            "they come from documents that were set aside, so its numbers differ a little."
-        )
-    shots = {task.num_fewshot for task in score.tasks}
-    if len(shots) > 1 or len(score.include) > 1:
-        return (
-            "lm-eval's own command takes one folder of tasks and one number of few-shot examples for all of them; "
-            "run it task by task with the documents in `documents/report.json`."
-        )
-    local = f"\n\n{DATA_FILES}" if score.include else ""
-    return f"The winner's row, by lm-eval itself:\n\n```\n{stock_command(facts, *shots)}\n```{local}"
-
-
-def stock_command(facts: Facts, num_fewshot: int | None) -> str:
-    config, score = facts.config, facts.config.score
-    model = [f"pretrained={config.folder}/checkpoint", f"dtype={facts.dtype}", "softmax_dtype=float32"]
-    if score.max_length:
-        model.append(f"max_length={score.max_length}")
-    if config.run.trust_remote_code:
-        model.append("trust_remote_code=True")
-    words = [
-        "lm_eval --model hf",
-        f"--model_args {shlex.quote(','.join(model))}",
-        f"--tasks {','.join(task.task for task in score.tasks)}",
-        *(f"--include_path {shlex.quote(path)}" for path in score.include),
-        f"--samples {shlex.quote(f'{config.folder}/documents/report.json')}",
-        f"--batch_size {STOCK_BATCH}",
-        *([] if num_fewshot is None else [f"--num_fewshot {num_fewshot}"]),
-        *([f"--gen_kwargs {shlex.quote(json.dumps(score.gen_kwargs))}"] if score.gen_kwargs else []),
-        *(["--apply_chat_template"] if score.apply_chat_template else []),
-        *([f"--system_instruction {shlex.quote(score.system_instruction)}"] if score.system_instruction else []),
-        "--log_samples --output_path checked",
-    ]
-    return " \\\n    ".join(words)
+def gap_lines(verdict: dict[str, Any]) -> list[str]:
+    """What the tasks' parts were divided by, where they were."""
+    if not verdict.get("gaps"):
+        return []
+    gaps = ", ".join(f"{task} {gap:.4g}" for task, gap in verdict["gaps"].items())
+    return [f"- normalised: each task's part is divided by its way from the base to the best source: {gaps}"]
 
 
 def trials_csv(space: SearchSpace, trials: Sequence[Trial]) -> str:

@@ -19,18 +19,17 @@ from pydantic import ValidationError
 from engine.recipe import Recipe
 from evolve import coarsening
 from evolve.coarsening import Data
+from evolve.draws import Only
 from evolve.executor import Executor
-from evolve.finalists import CLEARLY, Finalist, Floors, Selection, scored
+from evolve.finalists import Finalist, Floors, Selection, scored
 from evolve.floors import violation
-from evolve.race import Only
+from evolve.levels import CLEARLY, ERRORS, KEPT
 from evolve.statistics import mean_and_error
 from evolve.trial import Job
 from search_spaces.depth import Family
 from tasks.objective import Measures, Objective
 
 SCORINGS = 20  # recipes tried, at most; a bad one stops after the first chunk of documents
-ERRORS = 1.0  # standard errors of the paired difference that a simpler recipe may be below the winner
-KEPT = 0.75  # of the winner's lead over the best baseline that must be left
 
 
 @dataclass(frozen=True)

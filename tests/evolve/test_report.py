@@ -109,7 +109,7 @@ def test_a_gain_is_claimed_where_the_interval_lies_above_zero() -> None:
 @pytest.mark.parametrize("gain", [(0.02, -0.01, 0.05), (0.02, 0.0, 0.05), (0.0, 0.0, 0.0), (-0.02, -0.05, 0.0)])
 def test_no_gain_is_claimed_where_zero_is_inside(gain: tuple[float, float, float]) -> None:
     assert headline(verdict(gain), FIGURES).startswith("No difference from math")
-    assert "better" not in headline(verdict(gain), FIGURES)
+    assert "The merge is better" not in headline(verdict(gain), FIGURES)
 
 
 def test_a_loss_is_said_with_what_to_use() -> None:
@@ -329,3 +329,128 @@ def test_the_search_says_what_it_maximised_and_how() -> None:
 def test_a_winner_that_the_search_began_with_is_said() -> None:
     assert "began with" not in report_text(facts())
     assert "began with: ties with one weight. Nothing" in report_text(facts(opening="ties with one weight"))
+
+
+def test_a_gain_is_claimed_over_every_model_or_over_none() -> None:
+    """The interval over the strongest may lie above zero, and that over a weaker one that answers otherwise may not."""
+    told = verdict()
+    told["rows"][3]["gain"] |= {"low": -0.01}
+    text = headline(told, FIGURES)
+    assert text.endswith("Not shown to be better than uniform average.")
+    told["rows"][1]["gain"] |= {"low": -0.01}
+    assert headline(told, FIGURES).endswith("Not shown to be better than base or uniform average.")
+    undecided = verdict((0.02, -0.01, 0.05))
+    undecided["rows"][3]["gain"] |= {"low": -0.01}
+    assert headline(undecided, FIGURES).endswith("Nor is it shown to be better than uniform average.")
+
+
+def begun(name: str, *, violation: float = 0.0) -> dict[str, Any]:
+    told = verdict((0.0, -0.01, 0.01))
+    told["finalists"].insert(0, {**told["finalists"][0], "name": name, "kind": "start", "violation": 0.0})
+    told["finalists"] = [told["finalists"][0], *({**each, "violation": violation} for each in told["finalists"][1:])]
+    return told
+
+
+def test_a_search_that_found_nothing_says_so_first() -> None:
+    text = headline(begun("uniform average"), FIGURES)
+    assert text.startswith(
+        "The search found nothing better than uniform average, which it began with and which won. No"
+    )
+    assert headline(begun("base", violation=0.02), FIGURES).startswith(
+        "Nothing found keeps the floors; the base is left as it is. "
+    )
+    assert "floors missed by" in report_text(facts(verdict=begun("base", violation=0.02)))
+
+
+def gain_of(task: str, mean: float, low: float, high: float) -> dict[str, Any]:
+    return {"task": task, "gain": {"mean": mean, "low": low, "high": high}, "wins": 7, "losses": 3, "documents": 400}
+
+
+def test_tasks_stand_one_by_one_and_regressions_are_named() -> None:
+    told = verdict()
+    told["tasks"] = {
+        "math": [gain_of("sums", 0.02, -0.01, 0.05), gain_of("colours", 0.1, 0.05, 0.15)],
+        "base": [gain_of("sums", -0.1, -0.15, -0.05), gain_of("colours", 0.3, 0.2, 0.4)],
+    }
+    text = report_text(facts(verdict=told))
+    head, *rows = table(text, "Task by task")
+    assert head[1:3] == ["gain over math", "documents better / worse than math"]
+    assert rows[0] == ["sums", "+2.0 (-1.0 to +5.0)", "7 / 3 of 400", "-10.0 (-15.0 to -5.0)", "7 / 3 of 400"]
+    assert "Regressions: the winner is worse than base on sums (its 95 % interval lies below zero)." in text
+    told["tasks"]["base"] = told["tasks"]["base"][1:]
+    assert "No regression: on no task is the winner shown to be worse than base." in report_text(facts(verdict=told))
+    assert "Task by task" not in report_text(facts())
+
+
+def test_floors_are_kept_missed_or_not_to_be_told() -> None:
+    told = verdict()
+    told["floors"] = [
+        {"task": "sums", "floor": 0.05, "difference": {"mean": 0.0, "low": -0.02, "high": 0.02}, "verdict": "kept"}
+    ]
+    assert table(report_text(facts(verdict=told)), "Floors")[1] == ["sums", "5.0", "+0.0 (-2.0 to +2.0)", "kept"]
+    assert "## Floors" not in report_text(facts())
+
+
+def test_who_stopped_early_is_named_and_the_optimism_gap_has_an_error() -> None:
+    told = verdict()
+    told["finalists"][0] |= {"error": 0.05, "of": ""}
+    told["dropped"] = [{"name": "trial 3", "documents": 48}]
+    text = report_text(facts(verdict=told))
+    assert "clearly worse than the leader (one-sided, 1 % at each look): trial 3 (48)." in text
+    assert "(-33.8; optimism gap +33.8 ± 5.1)" in text
+
+
+def test_a_simplified_winner_tells_of_what_it_was_made_from() -> None:
+    told = verdict()
+    told["finalists"].insert(0, {"name": "trial 7, simplified", "of": "trial 7", "search": None, "selection": 0.7})
+    told["simplification"] = [
+        {"step": "without code", "kept": True, "difference": -0.001, "error": 0.004, "documents": 400},
+        {"step": "one block of layers", "kept": False, "difference": -0.05, "error": 0.02, "documents": 50},
+        {"step": "1 decimal", "kept": False, "difference": None, "error": 0.0, "documents": 0},
+    ]
+    text = report_text(facts(verdict=told))
+    assert "The winner, trial 7, simplified, made out of trial 7, which scored 98.8 on the search documents" in text
+    assert "(450 documents scored). Taken: without code (-0.1 ± 0.4)." in text
+    assert "Refused: one block of layers (-5.0 ± 2.0); 1 decimal (failed)." in text
+
+
+def test_genes_that_mattered_and_those_of_which_nothing_can_be_told() -> None:
+    told = verdict()
+    one = {"kind": "parameter", "group": "weight of math", "genes": 4, "share": 0.4, "error": 0.1, "p": 0.003}
+    told["genes"] = [one | {"gradient": None}, one | {"group": "weight of code", "p": 0.2, "gradient": None}]
+    head, *rows = table(report_text(facts(verdict=told)), "Which genes mattered")
+    assert head[-1] == "says"
+    assert [each[-1] for each in rows] == ["mattered", "cannot be told"]
+    assert rows[0][2] == "40 ± 10 %"
+    told["genes"][0]["gradient"] = 0.75
+    assert table(report_text(facts(verdict=told)), "Which genes mattered")[1][-1] == "75 %"
+    told["genes"] = []
+    assert "## Which genes mattered\n\nCannot be told" in report_text(facts(verdict=told))
+
+
+def test_the_front_and_its_hypervolume() -> None:
+    told = verdict()
+    told["front"] = {
+        "hypervolume": 0.125,
+        "selected": 0.1,
+        "reference": {"sums": 0.25, "colours": 0.5},
+        "members": [
+            {"name": "trial 3", "search": {"sums": 0.5, "colours": 1.0}, "selection": None, "stands": False},
+            {
+                "name": "trial 4",
+                "search": {"sums": 0.5, "colours": 1.0},
+                "selection": {"sums": 0.4, "colours": 0.9},
+                "stands": True,
+            },
+        ],
+    }
+    text = report_text(facts(verdict=told))
+    assert table(text, "The front")[2] == ["trial 4", "0.5000", "1.0000", "0.4000", "0.9000", "yes"]
+    assert "0.125 on the search documents and 0.1 on the selection documents" in text
+
+
+def test_what_was_normalised_by_is_said() -> None:
+    told = verdict() | {"gaps": {"sums": 0.25, "colours": 0.5}}
+    assert "divided by its way from the base to the best source: sums 0.25, colours 0.5" in report_text(
+        facts(verdict=told)
+    )
