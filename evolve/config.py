@@ -114,6 +114,9 @@ class Search(Section):
         True, description="begin where gradients of the right answers' log-likelihood lead, if the methods have them"
     )
     grow: bool = Field(True, description="few genes at first, that part as documents are spent (optimizer cma)")
+    sample: int | None = Field(
+        None, ge=2, description="search documents of each task that a generation is scored on, drawn anew; null: all"
+    )
     race: bool = Field(True, description="stop scoring what is clearly among the losers of its generation")
     finalists: int = Field(6, ge=1, description="candidates compared again on the selection documents")
     simplify: bool = Field(

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from engine.methods import METHODS
 from evolve.descent import Descent, Remember, descend
+from evolve.draws import Draws
 from evolve.loop import Climb, search
 from evolve.optimizers import OPTIMIZERS
-from evolve.race import Only, chunks_of
 from evolve.setting import Setting
 from evolve.study import Study
 from evolve.trial import Point
@@ -26,12 +26,10 @@ def searched(study: Study, setting: Setting) -> Point | None:
     )
 
 
-def chunks(setting: Setting) -> tuple[Only, ...]:
-    """What candidates are scored on: one chunk of all search documents where a race would miss what matters, since it
-    looks at a single value."""
+def draws_of(setting: Setting) -> Draws:
+    """What candidates are scored on. A race looks at a single value, and would miss floors and other objectives."""
     racing = setting.config.search.race and not setting.config.score.floors and setting.problem.objectives == 1
-    found = chunks_of(search_documents(setting), setting.config.seed)
-    return found if racing else found[-1:]
+    return Draws(search_documents(setting), setting.config.seed, setting.config.search.sample, racing)
 
 
 def climb_of(setting: Setting, study: Study) -> Climb | None:

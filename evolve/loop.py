@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
+from itertools import count
 
 from evolve.descent import Descent, Remember
 from evolve.floors import violation
@@ -61,8 +62,12 @@ def generations(study: Study, optimizer: Optimizer, told: Sequence[Trial], floor
     if told:
         optimizer.tell(observations(told, study, floors))
         points = optimizer.ask()
-    while points:
-        trials = study.score([proposal(study, point, "search") for point in points])
+    rival = best_of(told, study, floors) if told and study.draws.vary else None
+    for draw in count(1):
+        if not points:
+            return
+        asked = [proposal(study, point, "search") for point in points]
+        trials = study.score(asked, rival=rival, draw=draw)
         if all(trial.failure for trial in study.trials):
             raise nothing_scored(trials)
         optimizer.tell(observations(trials, study, floors))

@@ -20,6 +20,7 @@ from search_spaces.depth import Family
 from search_spaces.mixture import mixture_point
 
 START = "start: "  # how the origins of all these begin
+EDIT = "edit: "  # and those of edits of the order of layers, which nobody makes by hand
 BASE = START + baselines.BASE
 KEPT = 3  # of the plain merges and of the start points, are never stopped early
 
@@ -48,8 +49,9 @@ def opening(study: Study, *, normalize: bool) -> Opened:
     if normalize:
         study.objective = study.objective.normalised(measured_gaps(study, models))
     study.score(proposals(opening_merges(study.space)), keep=KEPT)
+    origin = EDIT if study.space.spec.order else START
     points = [
-        Proposal(study.space.decode(point), START + start_name(study.space, point), point)
+        Proposal(study.space.decode(point), origin + start_name(study.space, point), point)
         for point in study.space.start
     ]
     starts = study.score(points, keep=KEPT)
@@ -100,7 +102,7 @@ def greedy_soup(study: Study, family: Family, sources: Sequence[Trial]) -> tuple
     for trial in others:
         wider = [model for model in family.sources if model in (*soup, models[trial.id])]
         proposal = Proposal(averaged(family, wider), f"{START}greedy soup of {len(wider)}")
-        (tried,) = study.score([proposal], keep=1, rivals=[best])
+        (tried,) = study.score([proposal], keep=1, rival=best)
         if tried.failure is None and value(tried) >= value(best):
             best, soup = tried, wider
     return best, soup

@@ -10,21 +10,17 @@ the end rests on other documents.
 from __future__ import annotations
 
 import math
-import random
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from evolve.draws import Only
 from evolve.executor import Executor
 from evolve.statistics import standard_error
 from evolve.trial import Candidate, Evaluation, Failure, Job
 from tasks.objective import Objective, Utilities, mean_over_tasks
 
 CLEARLY = 1.0  # standard errors; a wrong drop costs a rank among losers, a needless chunk costs documents
-FIRST = 8  # documents of a task in the first chunk, at least
-PARTS = (8, 4, 2, 1)  # chunks end at these fractions of the documents
-
-Only = Mapping[str, tuple[int, ...]]  # task -> document ids
 
 
 @dataclass(frozen=True)
@@ -36,31 +32,26 @@ class Finish:
     utilities: Utilities | None  # None: a failure, or values that are not finite
 
 
-def chunks_of(documents: Mapping[str, Sequence[int]], seed: int) -> tuple[Only, ...]:
-    """What a race's candidates have been scored on after each chunk: ever more of each task, all of it at last."""
-    shuffled = {
-        task: tuple(random.Random(f"{seed} {task}").sample(sorted(ids), len(ids))) for task, ids in documents.items()
-    }
-    result: list[Only] = []
-    for part in PARTS:
-        sizes = {task: min(len(ids), max(FIRST, -(-len(ids) // part))) for task, ids in shuffled.items()}
-        chunk = {task: ids[: sizes[task]] for task, ids in shuffled.items()}
-        if not result or chunk != result[-1]:
-            result.append(chunk)
-    return tuple(result)
-
-
 def race(
-    candidates: Sequence[Candidate], chunks: Sequence[Only], keep: int, executor: Executor, objective: Objective
+    candidates: Sequence[Candidate],
+    chunks: Sequence[Only],
+    keep: int,
+    executor: Executor,
+    objective: Objective,
+    *,
+    spared: Collection[int] = (),
 ) -> Iterator[Finish]:
-    """Each candidate when it is done with: failures, then those that stopped, after those that were scored whole."""
+    """Each candidate when it is done with: failures, then those that stopped, after those that were scored whole.
+
+    The `keep` best are never stopped, nor are those whose ids are in `spared`.
+    """
     alive = list(candidates)
     spent: dict[int, Counter[str]] = {each.id: Counter() for each in candidates}  # seconds by phase, of all laps
     stopped: list[Finish] = []
     for place, chunk in enumerate(chunks):
         last = place == len(chunks) - 1
         found: dict[int, Finish] = {}
-        for finish in lap(alive, None if last else chunk, executor, objective):
+        for finish in lap(alive, chunk, executor, objective):
             seconds = spent[finish.candidate.id]
             seconds.update(finish.evaluation.seconds)
             finish = replace(finish, evaluation=replace(finish.evaluation, seconds=dict(seconds)))
@@ -69,16 +60,15 @@ def race(
             found[finish.candidate.id] = finish
         left = [found[each.id] for each in alive if found[each.id].utilities is not None]
         losers = [] if last else clear_losers(left, keep, objective.weights)
+        losers = [each for each in losers if each.candidate.id not in spared]
         stopped += losers
         out = {each.candidate.id for each in losers}
         alive = [each.candidate for each in left if each.candidate.id not in out]
     yield from stopped
 
 
-def lap(
-    candidates: Sequence[Candidate], only: Only | None, executor: Executor, objective: Objective
-) -> Iterator[Finish]:
-    """The candidates' scores on the documents `only` (None: all), as they come."""
+def lap(candidates: Sequence[Candidate], only: Only, executor: Executor, objective: Objective) -> Iterator[Finish]:
+    """The candidates' scores on the documents `only`, as they come."""
     by_key = {each.recipe.digest: each for each in candidates}
     jobs = [Job(key=key, documents="search", recipe=each.recipe, only=only) for key, each in by_key.items()]
     for job, evaluation in executor.run(jobs):

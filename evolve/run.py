@@ -15,7 +15,7 @@ from evolve.atomic import replacing, write_json, write_text
 from evolve.baselines import opening_merge
 from evolve.budget import Budget
 from evolve.config import SearchConfig, load_config
-from evolve.course import chunks, searched
+from evolve.course import draws_of, searched
 from evolve.ending import decide
 from evolve.environment import describe
 from evolve.executor import Executor
@@ -69,7 +69,7 @@ def drive(config: SearchConfig, findings: Findings, ledger: Ledger, lease: Lease
             ledger,
             budget,
             setting.objective,
-            chunks(setting),
+            draws_of(setting),
             watcher=log,
             check=lease.check,
         )

@@ -16,6 +16,7 @@ from evolve.config import SearchConfig
 from evolve.errors import ConfigError
 from evolve.optimizers import OPTIMIZERS
 from evolve.optimizers.optimizer import Problem
+from evolve.optimizers.partition import coarsest
 from evolve.resident import load_tokenizer
 from evolve.spanned import named, spanned
 from search_spaces.depth import Family
@@ -83,7 +84,9 @@ class Setting:
     @property
     def population(self) -> int:
         row = named(OPTIMIZERS, self.config.search.optimizer, "optimizer", "search.optimizer")
-        return self.config.search.population or row.population(len(self.space.genes))
+        genes = self.space.genes
+        moving = len(coarsest(genes)) if row.grows and self.config.search.grow else len(genes)
+        return self.config.search.population or row.population(moving)
 
     @property
     def problem(self) -> Problem:

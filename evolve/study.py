@@ -14,9 +14,10 @@ from typing import Any, Protocol
 
 from engine.recipe import Recipe
 from evolve.budget import Budget
+from evolve.draws import Draws, Only
 from evolve.executor import Executor
 from evolve.ledger import Ledger
-from evolve.race import Finish, Only, expected, parts_of, race
+from evolve.race import Finish, expected, parts_of, race
 from evolve.statistics import standard_error
 from evolve.trial import Candidate, Failure, Point, Trial
 from search_spaces.space import SearchSpace
@@ -47,8 +48,8 @@ class Proposal:
 class Study:
     """One run's trials, in the order of asking, and its decisions.
 
-    `chunks`: the documents that candidates are scored on, ever more of them; one chunk: nobody stops early. `check` is
-    called before every record and raises when this driver must not write any more.
+    `draws`: the documents that generations are scored on. `check` is called before every record and raises
+    when this driver must not write any more.
     """
 
     def __init__(
@@ -58,18 +59,19 @@ class Study:
         ledger: Ledger,
         budget: Budget,
         objective: Objective,
-        chunks: Sequence[Only],
+        draws: Draws,
         *,
         watcher: Watcher,
         check: Callable[[], None],
     ) -> None:
-        self.space, self.executor, self.objective, self.chunks = space, executor, objective, chunks
+        self.space, self.executor, self.objective, self.draws = space, executor, objective, draws
         self._ledger, self._budget, self._watcher, self._check = ledger, budget, watcher, check
         self._known = {trial.id: trial for trial in ledger.trials()}
         self._events = ledger.events()
         self._told: Counter[str] = Counter()  # decisions so far, by kind
         self._next = self._generation = 0
         self._charged = 0  # documents beside those of trials
+        self._raced_on: dict[str, set[tuple[str, int]]] = {}  # by rivals' digests
         watcher.replayed(len(self._known), 0)
 
     @property
@@ -88,10 +90,12 @@ class Study:
         return self._charged + sum(trial.documents for trial in self.trials)
 
     def score(
-        self, proposals: Sequence[Proposal], keep: int | None = None, rivals: Sequence[Trial] = ()
+        self, proposals: Sequence[Proposal], keep: int | None = None, rival: Trial | None = None, draw: int = 0
     ) -> list[Trial]:
-        """The trials of one generation, in its order. The `keep` best (None: a quarter) are never stopped early;
-        `rivals`, scored whole before, race with them.
+        """The trials of one generation, in its order. The `keep` best (None: a quarter) are never stopped early.
+
+        `rival`: scored whole before, races with them; values on another draw than the first are told by their
+        difference to it, as if all had been on the first one.
 
         Raises Spent where the budget ends within it; what was scored until then is on record.
         """
@@ -105,26 +109,30 @@ class Study:
         if moved:
             self._watcher.replayed(len(self._known), moved)
         if any(each.id not in self._known for each in asked):
-            for trial in self._evaluated(self._allowed(asked), keep or max(2, len(asked) // 4), rivals):
+            for trial in self._evaluated(self._allowed(asked), keep or max(2, len(asked) // 4), rival, draw):
                 self._record(trial)
         if any(each.id not in self._known for each in asked):
             raise Spent
         self._next += len(asked)
         self._generation += 1
+        if rival is not None:
+            self._charge(rival, draw)
         return [self._known[each.id] for each in asked]
 
     def _allowed(self, asked: list[Candidate]) -> list[Candidate]:
         """Those that the budget bears. Documents are counted up to the generation before, so that a search which was
         interrupted within one ends where it would have ended."""
-        bearable = asked[: self._budget.times(self.whole, self.documents)]
+        bearable = asked[: self._budget.times(self.draws.size, self.documents)]
         left = self._budget.candidates(len(self._known))
         new = [each.id for each in bearable if each.id not in self._known][:left]
         return [each for each in bearable if each.id in self._known or each.id in new]
 
-    @property
-    def whole(self) -> int:
-        """Documents of a candidate that is scored on all of them."""
-        return sum(len(ids) for ids in self.chunks[-1].values())
+    def _charge(self, rival: Trial, draw: int) -> None:
+        """Count the documents that a rival was scored on for the first time."""
+        first, drawn = (pairs_of(self.draws.chunks(each)[-1]) for each in (0, draw))
+        before = self._raced_on.setdefault(rival.digest, first)
+        self._charged += len(drawn - before)
+        before |= drawn
 
     def decide(self, kind: str, facts: Callable[[], dict[str, Any]], documents: int = 0) -> dict[str, Any]:
         """The next decision of this kind: the recorded one, or `facts()`, which is then recorded.
@@ -152,7 +160,7 @@ class Study:
         self._known[trial.id] = trial
         self._watcher.finished(trial)
 
-    def _evaluated(self, candidates: Sequence[Candidate], keep: int, rivals: Sequence[Trial]) -> Iterator[Trial]:
+    def _evaluated(self, candidates: Sequence[Candidate], keep: int, rival: Trial | None, draw: int) -> Iterator[Trial]:
         """Trials of those candidates that have none. A recipe that was scored whole before is not scored again."""
         scored = {trial.digest: trial for trial in self.trials if trial.failure is None and trial.whole}
         present = [self._known[each.id] for each in candidates if each.id in self._known]
@@ -164,29 +172,53 @@ class Study:
         for digest in [each for each in groups if each in copied]:
             yield from (copy_of(copied[digest], twin) for twin in groups.pop(digest))
         runners = {digest: group[0] for digest, group in groups.items()}
-        if runners and len(self.chunks) > 1:
+        chunks = self.draws.chunks(draw)
+        if runners and len(chunks) > 1:
             # A race goes on among all that began it: for those on record, their items answer.
             failed = {trial.digest for trial in present if trial.failure is not None} - runners.keys()
-            runners = {trial.digest: self._rival(trial) for trial in rivals} | {
+            runners = {
                 each.recipe.digest: each for each in candidates if each.recipe.digest not in scored.keys() | failed
             }
-        whole: list[Utilities] = []
-        for finish in race(list(runners.values()), self.chunks, keep, self.executor, self.objective):
-            if finish.utilities is not None and self._is_whole(finish.utilities):
-                whole.append(finish.utilities)
+        if runners and rival is not None:
+            runners = {rival.digest: candidate_of(rival, self.space), **runners}
+        for finish, parts in self._raced(list(runners.values()), chunks, keep, rival):
             leader, *others = groups.get(finish.candidate.recipe.digest, [None])
             if leader is not None:
-                trial = self._trial_of(leader, finish, whole)
+                trial = self._trial_of(leader, finish, parts)
                 yield trial
                 yield from (copy_of(trial, twin) for twin in others if twin is not None)
 
-    def _rival(self, trial: Trial) -> Candidate:
-        return Candidate(trial.id, trial.generation, trial.point, recipe_of(trial, self.space), trial.origin)
+    def _raced(
+        self, runners: Sequence[Candidate], chunks: Sequence[Only], keep: int, rival: Trial | None
+    ) -> Iterator[tuple[Finish, dict[str, float]]]:
+        """Each at the end of its race with its parts, those of failures empty."""
+        whole: list[Utilities] = []
+        waiting: list[Finish] = []  # for the rival, by which they are told
+        shift = None if rival is not None else dict.fromkeys(self.draws.documents, 0.0)
+        spared = () if rival is None else (rival.id,)
+        for finish in race(runners, chunks, keep, self.executor, self.objective, spared=spared):
+            waiting.append(finish)
+            if finish.utilities is not None and self._is_whole(finish.utilities):
+                whole.append(finish.utilities)
+            if rival is not None and finish.candidate.id == rival.id:
+                shift = shift_of(rival, finish.utilities)
+            if shift is not None:
+                for each in waiting:
+                    yield each, self._parts(each.utilities, whole, shift)
+                waiting = []
+
+    def _parts(
+        self, utilities: Utilities | None, whole: Sequence[Utilities], shift: Mapping[str, float]
+    ) -> dict[str, float]:
+        if utilities is None:
+            return {}
+        parts = parts_of(utilities) if self._is_whole(utilities) else expected(utilities, whole)
+        return {task: part + shift[task] for task, part in parts.items()}
 
     def _is_whole(self, utilities: Utilities) -> bool:
-        return sum(map(len, utilities.values())) >= self.whole
+        return sum(map(len, utilities.values())) >= self.draws.size
 
-    def _trial_of(self, candidate: Candidate, finish: Finish, whole: Sequence[Utilities]) -> Trial:
+    def _trial_of(self, candidate: Candidate, finish: Finish, parts: dict[str, float]) -> Trial:
         evaluation, utilities = finish.evaluation, finish.utilities
         blank = Trial(
             id=candidate.id,
@@ -205,8 +237,6 @@ class Study:
         if utilities is None:
             what = "the objective is not finite: an answer has no probability, or a perplexity overflows"
             return replace(blank, failure=Failure("not finite", what))
-        complete = self._is_whole(utilities)
-        parts = parts_of(utilities) if complete else expected(utilities, whole)
         weights = self.objective.weights
         return replace(
             blank,
@@ -217,13 +247,29 @@ class Study:
             loglikelihoods=self.objective.loglikelihoods(outcome.measures),
             parts=parts,
             errors={task: standard_error({task: its}, {task: 1.0}) for task, its in utilities.items()},
-            whole=complete,
+            whole=self._is_whole(utilities),
         )
 
 
 def value_of(parts: Mapping[str, float], weights: Mapping[str, float]) -> float:
     """The weighted mean over tasks."""
     return total_of(weights[task] * part for task, part in parts.items()) / total_of(weights[task] for task in parts)
+
+
+def pairs_of(only: Only) -> set[tuple[str, int]]:
+    return {(task, each) for task, ids in only.items() for each in ids}
+
+
+def shift_of(rival: Trial, utilities: Utilities | None) -> dict[str, float]:
+    """By task, what the documents of this draw are easier for the rival than those that it was first scored on; 0
+    where it failed this time."""
+    again = {} if utilities is None else parts_of(utilities)
+    return {task: part - again.get(task, part) for task, part in rival.parts.items()}
+
+
+def candidate_of(trial: Trial, space: SearchSpace) -> Candidate:
+    """The trial as somebody who races again."""
+    return Candidate(trial.id, trial.generation, trial.point, recipe_of(trial, space), trial.origin)
 
 
 def recipe_of(trial: Trial, space: SearchSpace) -> Recipe:

@@ -17,12 +17,12 @@ from sqlalchemy import Engine, event
 from engine.recipe import Recipe
 from evolve.budget import Budget
 from evolve.config import Search
+from evolve.draws import Draws
 from evolve.errors import RunError
 from evolve.ledger import Ledger
 from evolve.loop import generations, ranked
 from evolve.optimizers import OPTIMIZERS
 from evolve.optimizers.optimizer import Problem
-from evolve.race import Only
 from evolve.study import Spent, Study
 from evolve.trial import Evaluation, Failure, Job, Outcome, Trial
 from search_spaces import SPACES
@@ -36,7 +36,7 @@ from tasks.score import Score
 FAMILY = Family("base", ("math", "code"), 4, ("embed",), "float32")
 DOCUMENTS = 5
 WEIGHTS = {"sums": 1.0, "colours": 3.0}
-ALL: tuple[Only, ...] = ({task: tuple(range(DOCUMENTS)) for task in WEIGHTS},)  # no race
+DRAWS = Draws({task: tuple(range(DOCUMENTS)) for task in WEIGHTS}, 0, raced=False)
 OBJECTIVE = Objective(tuple(Goal(task, "acc,none", weight, True) for task, weight in WEIGHTS.items()))
 Judge = Callable[[Recipe], Outcome]
 
@@ -133,7 +133,7 @@ def start(
     budget = Budget.of(Search(trials=trials, documents=documents), before, ledger.events("start"))
     ledger.add_event("start", trials=len(before))
     optimizer = OPTIMIZERS[name].make(Problem(space.genes, space.start, seed, size))
-    study = Study(space, workers, ledger, budget, OBJECTIVE, ALL, watcher=watcher or Silent(), check=check)
+    study = Study(space, workers, ledger, budget, OBJECTIVE, DRAWS, watcher=watcher or Silent(), check=check)
     with suppress(Spent):
         generations(study, optimizer, (), {})
     assert study.recorded == ledger.trials()

@@ -14,11 +14,12 @@ from sqlalchemy import Engine, event
 from engine.recipe import Recipe
 from evolve.budget import Budget
 from evolve.config import Search
+from evolve.draws import Draws
 from evolve.ledger import Ledger
 from evolve.loop import search
 from evolve.optimizers import OPTIMIZERS
 from evolve.optimizers.optimizer import Problem
-from evolve.race import Only, chunks_of, expected, race
+from evolve.race import expected, race
 from evolve.study import Study, recipe_of
 from evolve.trial import Candidate, Evaluation, Failure, Job, Trial
 from search_spaces import SPACES
@@ -113,18 +114,23 @@ def unsynchronised() -> Iterator[None]:
 
 
 def start(
-    folder: Path, workers: Workers, *, trials: int = 45, documents: int | None = None, raced: bool = True
+    folder: Path,
+    workers: Workers,
+    *,
+    trials: int = 45,
+    documents: int | None = None,
+    raced: bool = True,
+    sample: int | None = None,
 ) -> tuple[list[Trial], list[dict[str, object]]]:
     ledger = Ledger(f"sqlite:///{folder / 'study.db'}", "run")
     space = space_of()
-    chunks = chunks_of(DOCUMENTS, 5)
     study = Study(
         space,
         workers,
         ledger,
         Budget.of(Search(trials=trials, documents=documents), ledger.trials(), []),
         OBJECTIVE,
-        chunks if raced else chunks[-1:],
+        Draws(DOCUMENTS, 5, sample, raced),
         watcher=Silent(),
         check=lambda: None,
     )
@@ -138,10 +144,11 @@ def told(trials: Sequence[Trial]) -> list[tuple[object, ...]]:
     return [(each.id, each.origin, each.digest, each.value, each.whole, each.documents) for each in trials]
 
 
-def test_a_search_that_is_interrupted_anywhere_is_the_same(tmp_path: Path) -> None:
+@pytest.mark.parametrize("sample", [None, 16])
+def test_a_search_that_is_interrupted_anywhere_is_the_same(tmp_path: Path, sample: int | None) -> None:
     (tmp_path / "whole").mkdir()
     straight = Workers({})
-    whole, decisions = start(tmp_path / "whole", straight)
+    whole, decisions = start(tmp_path / "whole", straight, sample=sample)
     assert len(whole) == 45
     jobs = 130
     for place in range(0, jobs, 26):
@@ -150,9 +157,9 @@ def test_a_search_that_is_interrupted_anywhere_is_the_same(tmp_path: Path) -> No
         kept: dict[tuple[str, str, int], float] = {}
         first = Workers(kept, limit=place, seed=place)
         with pytest.raises(KeyboardInterrupt):
-            start(folder, first)
+            start(folder, first, sample=sample)
         second = Workers(kept, seed=place + 1)
-        again, also = start(folder, second)
+        again, also = start(folder, second, sample=sample)
         assert told(again) == told(whole)
         assert also == decisions
         assert first.answered + second.answered == straight.answered, "a document was answered twice"
@@ -198,15 +205,41 @@ def test_the_budget_of_documents_is_never_exceeded(tmp_path: Path) -> None:
 
 
 def test_chunks_grow_to_all_documents_in_one_order() -> None:
-    chunks = chunks_of(DOCUMENTS, 1)
+    chunks = Draws(DOCUMENTS, 1).chunks(0)
     assert [sum(map(len, chunk.values())) for chunk in chunks] == [16, 26, 52, 104]
     for smaller, larger in itertools.pairwise(chunks):
         assert all(larger[task][: len(ids)] == ids for task, ids in smaller.items())
     assert {task: sorted(ids) for task, ids in chunks[-1].items()} == {
         task: sorted(ids) for task, ids in DOCUMENTS.items()
     }
-    assert chunks_of(DOCUMENTS, 1) == chunks != chunks_of(DOCUMENTS, 2)
-    assert len(chunks_of({"few": (1, 2, 3)}, 1)) == 1
+    assert Draws(DOCUMENTS, 1).chunks(0) == Draws(DOCUMENTS, 1).chunks(7) == chunks != Draws(DOCUMENTS, 2).chunks(0)
+    assert len(Draws({"few": (1, 2, 3)}, 1).chunks(0)) == len(Draws(DOCUMENTS, 1, raced=False).chunks(0)) == 1
+
+
+def test_draws_go_through_all_documents_before_any_comes_again() -> None:
+    draws = Draws(DOCUMENTS, 1, sample=10)
+    assert draws.vary
+    assert not Draws(DOCUMENTS, 1, sample=64).vary
+    assert draws.size == 20
+    whole = [draws.chunks(place)[-1] for place in range(12)]
+    assert all(len(ids) == 10 for each in whole for ids in each.values())
+    sums = [each["sums"] for each in whole]
+    for epoch in (sums[0:4], sums[4:8]):
+        assert sorted(identity for ids in epoch for identity in ids) == sorted(DOCUMENTS["sums"])
+    assert sums[0:4] != sums[4:8]
+
+
+def test_values_on_other_documents_are_told_as_if_they_were_the_first(tmp_path: Path) -> None:
+    """Every answer is right or wrong by the document alone: all candidates are equal, however lucky a draw is."""
+
+    class Lucky(Workers):
+        def _answer(self, recipe: Recipe, task: str, document: int) -> float:
+            return float(document % 3 == 0)
+
+    trials, _ = start(tmp_path, Lucky({}), sample=9, trials=60)
+    values = [trial.value for trial in trials if trial.value is not None and trial.whole]
+    assert len(values) > 20
+    assert values == pytest.approx([values[0]] * len(values))
 
 
 def candidates(count: int) -> list[Candidate]:
@@ -216,7 +249,7 @@ def candidates(count: int) -> list[Candidate]:
 
 
 def test_a_race_never_stops_those_that_it_keeps_and_compares_on_common_documents() -> None:
-    chunks: tuple[Only, ...] = chunks_of(DOCUMENTS, 1)
+    chunks = Draws(DOCUMENTS, 1).chunks(0)
     asked = candidates(12)
     finishes = list(race(asked, chunks, 4, Workers({}), OBJECTIVE))
     assert sorted(each.candidate.id for each in finishes) == list(range(12))
