@@ -109,7 +109,7 @@ def deciding(objective: Objective, ledger: Ledger) -> Objective:
 
 
 def selection_chunks(setting: Setting) -> tuple[Only, ...]:
-    documents = {task: sets.selection for task, sets in setting.prepared.documents.items()}
+    documents = {task: tuple(sets.selection) for task, sets in setting.prepared.documents.items()}
     return Draws(documents, setting.config.seed).chunks(0)
 
 
