@@ -124,6 +124,10 @@ def harsh(skill: str, cache: Path) -> Weights:
     return trained(training, cache / "trained" / f"harsh-{skill}")
 
 
+def narrow(skills: Sequence[str], cache: Path) -> dict[str, Weights]:
+    return {skill: harsh(skill, cache) for skill in skills}
+
+
 def gentle(skill: str, cache: Path) -> Weights:
     training = Training(one_skill(skill, replay=0.25), 60, 3e-4, seed=60)
     return trained(training, cache / "trained" / f"gentle-{skill}")
@@ -145,13 +149,13 @@ APART = ("reverse", "shift", "second")  # narrow experts of these pull apart
 THREE = ("reverse", "sort", "shift")
 FAMILIES: Mapping[str, tuple[tuple[str, ...], Callable[[Path], dict[str, Weights]]]] = {
     "demo": (MAIN, lambda cache: {name: demo(name) for name in MAIN}),
-    "B1": (MAIN, lambda cache: {name: harsh(name, cache) for name in MAIN}),
+    "B1": (MAIN, lambda cache: narrow(MAIN, cache)),
     "B2": (MAIN, lambda cache: {name: noisy(demo(name), NOISE, 20 + i, 1 + i) for i, name in enumerate(MAIN)}),
-    "B3-0": (THREE, lambda cache: {name: demo(name) for name in THREE}),
-    "B3-4": (THREE, lambda cache: {name: demo(name) for name in THREE} | distractors(4, cache)),
-    "B3-8": (THREE, lambda cache: {name: demo(name) for name in THREE} | distractors(8, cache)),
+    "B3-0": (THREE, lambda cache: narrow(THREE, cache)),
+    "B3-4": (THREE, lambda cache: narrow(THREE, cache) | distractors(4, cache)),
+    "B3-8": (THREE, lambda cache: narrow(THREE, cache) | distractors(8, cache)),
     "B9": (THREE, lambda cache: {name: damaged(name, *layers) for name, layers in DAMAGE.items()}),
-    "B10": (APART, lambda cache: {name: harsh(name, cache) for name in APART}),
+    "B10": (APART, lambda cache: narrow(APART, cache)),
     "C0": (("reverse", "sort"), lambda cache: {name: gentle(name, cache) for name in ("reverse", "sort")}),
     "C1": (MAIN, lambda cache: {f"copy-{i}": noisy(demo("base"), GENTLE, 70 + i) for i in range(4)}),
 }
