@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from engine.recipe import Recipe
+from evolve.draws import Draws
 from evolve.errors import RunError
 from evolve.finalists import Finalist, Selection, choose_finalists, opening_recipes, select
-from evolve.race import chunks_of
 from evolve.trial import Evaluation, Failure, Job, Trial
 from search_spaces import SPACES
 from search_spaces.assemble import Spec
@@ -109,7 +109,7 @@ class Answers:
 
 
 TWO = Objective((Goal("t", "acc,none", 1.0, True), Goal("u", "acc,none", 1.0, True)))
-DOCUMENTS = {"t": range(128), "u": range(128)}
+DOCUMENTS = {"t": tuple(range(128)), "u": tuple(range(128))}
 
 
 def test_who_is_clearly_worse_stops_early_and_the_close_ones_meet_on_everything() -> None:
@@ -117,10 +117,10 @@ def test_who_is_clearly_worse_stops_early_and_the_close_ones_meet_on_everything(
     chances = [(0.7, 0.7), (0.69, 0.7), (0.2, 0.3), (0.55, 0.6)]
     executor = Answers({f.recipe.digest: c for f, c in zip(finalists, chances, strict=True)}, 128)
     said: list[str] = []
-    selection = select(finalists, TWO, executor, said.append, chunks=chunks_of(DOCUMENTS, 0))
+    selection = select(finalists, TWO, executor, said.append, chunks=Draws(DOCUMENTS, 0).chunks(0))
     assert [each.name for each in selection.ranked] == ["trial 0.1", "trial 0.2"]
     assert [each.documents for each in selection.ranked] == [256, 256]
-    assert {each.name: each.documents for each in selection.dropped} == {"trial 0.3": 32, "trial 0.4": 128}
+    assert {each.name: each.documents for each in selection.dropped} == {"trial 0.3": 32, "trial 0.4": 64}
     assert executor.asked[finalists[2].recipe.digest] == 32
     assert "trial 0.3 is clearly worse" in said
     assert selection.measures.keys() == {"trial 0.1", "trial 0.2"}
@@ -133,7 +133,7 @@ def test_the_winner_is_the_best_that_keeps_the_floors() -> None:
     base, good, greedy = finalist(0.1), finalist(0.2), finalist(0.3)
     chances = [(base, (0.5, 0.7)), (good, (0.6, 0.62)), (greedy, (0.99, 0.5))]
     executor = Answers({each.recipe.digest: chance for each, chance in chances}, 128)
-    chunks = chunks_of(DOCUMENTS, 0)
+    chunks = Draws(DOCUMENTS, 0).chunks(0)
 
     def selected(floors: dict[str, float]) -> Selection:
         return select(

@@ -9,8 +9,8 @@ import pytest
 
 from engine.recipe import Recipe
 from evolve import simplify as simplification
+from evolve.draws import Draws
 from evolve.finalists import Finalist, Selection
-from evolve.race import chunks_of
 from evolve.simplify import Step, as_events, simplify
 from evolve.trial import Evaluation, Failure, Job
 from search_spaces import SPACES
@@ -23,8 +23,8 @@ from tasks.score import Score
 FAMILY = Family("base", ("math", "code", "chat"), 8, ("embed.weight", "norm.weight"), "float32")
 SPACE = search_space(Spec(FAMILY, ("task_arithmetic",), SPACES["per_layer"], 0, ("mlp",), {}, seed=0))
 OBJECTIVE = Objective((Goal("t", "acc,none", 1.0, True), Goal("u", "acc,none", 1.0, True)))
-DOCUMENTS = {"t": range(200), "u": range(200)}
-CHUNKS = chunks_of(DOCUMENTS, 0)
+DOCUMENTS = {"t": tuple(range(200)), "u": tuple(range(200))}
+CHUNKS = Draws(DOCUMENTS, 0).chunks(0)
 
 Worth = Callable[[Recipe], float]  # share of right answers
 
