@@ -42,7 +42,8 @@ def headline(verdict: dict[str, Any], figures: Figures) -> str:
 
     A gain is claimed where the intervals over every model and plain merge lie above zero.
     """
-    others = verdict["rows"][1:]
+    own = verdict["finalists"][0]["name"] if begun_with(verdict) else None
+    others = [row for row in verdict["rows"][1:] if row["name"] == verdict["best"] or row["name"] != own]
     best = next(row for row in others if row["name"] == verdict["best"])
     gain = best["gain"]
     unscored = f" that could be scored (not {', '.join(verdict['failed'])})" if verdict["failed"] else ""
@@ -63,7 +64,7 @@ def headline(verdict: dict[str, Any], figures: Figures) -> str:
 def beginning(verdict: dict[str, Any]) -> str:
     """A sentence where what won is nothing that the search found."""
     winner, *others = verdict["finalists"]
-    if winner.get("kind") != "start":
+    if not begun_with(verdict):
         return ""
     found = [each for each in (*others, *verdict.get("dropped", ())) if each.get("kind") != "start"]
     if any(each.get("violation") for each in found) and not any(not each.get("violation") for each in found):
@@ -71,6 +72,11 @@ def beginning(verdict: dict[str, Any]) -> str:
             return "Nothing found keeps the floors; the base is left as it is. "
         return f"Nothing found keeps the floors; the winner is {winner['name']}, which every search begins with. "
     return f"The search found nothing better than {winner['name']}, which it began with and which won. "
+
+
+def begun_with(verdict: dict[str, Any]) -> bool:
+    """Whether what won is a model or a plain merge of the search's opening."""
+    return bool(verdict["finalists"][0].get("kind") == "start")
 
 
 def listed(names: Sequence[str]) -> str:

@@ -7,7 +7,7 @@ overstates it.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -139,8 +139,7 @@ def judge(
             rows.append(row_of(name, kind, scores[name], ours, objective, deciding, seed))
     if len(rows) == 1:
         raise RunError("the report: no model could be scored beside the winner; run the same command again")
-    strength = {row.name: objective.metric_only().value(scores[row.name].measures) for row in rows[1:]}
-    best = max(strength, key=lambda name: strength[name])
+    best = strongest(scores, rows, [name for name, recipe in (models | merges).items() if recipe == winner], objective)
     gains = {
         name: task_gains(ours, scores[name], objective, seed) for name in dict.fromkeys((best, BASE)) if name in scores
     }
@@ -156,6 +155,14 @@ def judge(
         deciding.value(ours.measures),
         standard_error(utilities, deciding.weights) if finite(utilities, deciding) else math.nan,
     )
+
+
+def strongest(scores: Mapping[str, Score], rows: Sequence[Row], own: Sequence[str], objective: Objective) -> str:
+    """The best of the others by the metric; of those the winner itself, under its `own` names, only where there is no
+    other one: a baseline that won is not compared with itself."""
+    strength = {row.name: objective.metric_only().value(scores[row.name].measures) for row in rows[1:]}
+    rivals = [name for name in strength if name not in own] or list(strength)
+    return max(rivals, key=lambda name: strength[name])
 
 
 def others(family: Family, baselines: Mapping[str, Recipe]) -> dict[str, Recipe]:

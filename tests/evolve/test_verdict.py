@@ -10,6 +10,7 @@ import pytest
 
 from engine.recipe import Recipe
 from evolve import statistics
+from evolve.baselines import plain_merges
 from evolve.finalists import Finalist, Selection
 from evolve.trial import Evaluation, Failure, Job
 from evolve.verdict import judge
@@ -159,3 +160,13 @@ def test_a_normalised_objective_has_a_gain_of_its_own() -> None:
     assert row.gain.mean == pytest.approx(0.05), "the headline is about the mean of the metrics"
     assert row.objective_gain is not None
     assert row.objective_gain.mean == pytest.approx((0.2 / 0.4 - 0.1 / 0.1) / (1 / 0.4 + 1 / 0.1))
+
+
+def test_a_baseline_that_won_is_not_compared_with_itself() -> None:
+    uniform = plain_merges(FAMILY)["uniform average"]
+    selection = Selection((Finalist("uniform average", uniform, 0.9, kind="start"),), (), {})
+    executor = Ended(score(0.9, -1.0), score(0.6, -3.0))
+    verdict = judge(selection, Path("out"), FAMILY, ACCURACY, 0, executor, lambda _: None)
+    assert "uniform average" in [row.name for row in verdict.rows]
+    assert verdict.best != "uniform average"
+    assert "uniform average" not in verdict.tasks
