@@ -164,9 +164,9 @@ ARMS: dict[str, Callable[[Arena], Found]] = {
     "ours-unraced": ours(race=False),  # B5, beside the next
     "ours-raced-third": ours(share=1 / 3),
     "ours-faults": ours(faults=0.1),  # B11
-    "ours-16": ours(16),  # B4, with the two next
-    "ours-64": ours(64),
-    "ours-256": ours(256),
+    "ours-16": ours(16, pool=16),  # B4, with the two next
+    "ours-64": ours(64, pool=64),
+    "ours-256": ours(256, pool=256),
 }
 ONLY_ASKED = ("relaxed", "ours-unraced", "ours-raced-third", "ours-faults", "ours-16", "ours-64", "ours-256")
 """Arms of single benchmarks, which run where they are named."""

@@ -24,8 +24,8 @@ from evolve.ledger import Ledger
 from evolve.preflight import Findings
 from evolve.trial import Evaluation, Failure, Job
 
-DOCUMENTS = {"selection": 100, "report": 400}  # a skill; the report's are for the claim, and not charged
-SEARCHING = 0.75  # of the budget; the rest is for finalists and for making the winner's recipe simpler
+POOL, DOCUMENTS = 500, {"selection": 60, "report": 400}  # a skill; the report's are for the claim, and not charged
+SEARCHING = 0.83  # of the budget; the rest is for finalists
 
 
 class Counting:
@@ -77,13 +77,16 @@ def claim(verdict: Mapping[str, Any]) -> bool:
     return bool(gains[verdict["best"]] and gains[verdict["best"]]["low"] > 0)
 
 
-def ours(each: int = EACH, share: float = 1.0, faults: float = 0.0, **search: Any) -> Callable[[Arena], Found]:
-    """`each`: search documents a skill; `share` of the budget; `search`: settings of search.yaml's section of that name
-    beside the budget."""
+def ours(
+    each: int = EACH, pool: int = POOL, share: float = 1.0, faults: float = 0.0, **search: Any
+) -> Callable[[Arena], Found]:
+    """`each`: search documents a skill that a candidate is scored on, drawn for each generation anew from `pool`;
+    `share` of the budget; `search`: settings of search.yaml's section of that name beside the budget."""
 
     def arm(arena: Arena) -> Found:
-        budget = {"documents": int(SEARCHING * share * arena.budget), "trials": 100_000}
-        config = configuration(arena.bench, arena.seed, "bench", {**DOCUMENTS, "search": each}, arena.folder)
+        budget = {"documents": int(SEARCHING * share * arena.budget), "trials": 100_000, "sample": each}
+        budget |= {"simplify": False}  # it spends documents, and gives up to a standard error away
+        config = configuration(arena.bench, arena.seed, "bench", {**DOCUMENTS, "search": pool}, arena.folder)
         content = config.model_dump(mode="json", exclude_unset=True)
         content |= {"search": {**budget, **search}, "run": {**content["run"], "workers": 1}}
         if arena.bench.name == "B9":
