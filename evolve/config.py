@@ -118,6 +118,9 @@ class Search(Section):
         None, ge=2, description="search documents of each task that a generation is scored on, drawn anew; null: all"
     )
     race: bool = Field(True, description="stop scoring what is clearly among the losers of its generation")
+    stop_early: bool = Field(
+        True, description="end where nothing is found that beats the models and plain merges it began with"
+    )
     finalists: int = Field(6, ge=1, description="candidates compared again on the selection documents")
     simplify: bool = Field(
         True, description="make the winner's recipe simpler while its score on the selection documents stays as good"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from engine.methods import METHODS
 from evolve.descent import Descent, Remember, descend
 from evolve.draws import Draws
@@ -10,6 +12,7 @@ from evolve.optimizers import OPTIMIZERS
 from evolve.setting import Setting
 from evolve.study import Study
 from evolve.trial import Point
+from evolve.worth import Worth
 from search_spaces.sensitivity import has_slope
 
 
@@ -23,6 +26,7 @@ def searched(study: Study, setting: Setting) -> Point | None:
         normalize=score.normalize,
         floors=score.floors,
         climb=climb_of(setting, study),
+        over=over_of(setting, study),
     )
 
 
@@ -44,6 +48,15 @@ def climb_of(setting: Setting, study: Study) -> Climb | None:
         return descend(space, start, study.executor, setting.checkpoints, documents, seed, remember=remember)
 
     return climb
+
+
+def over_of(setting: Setting, study: Study) -> Callable[[], bool]:
+    """Whether the search has become idle, where it may say so: with floors and several objectives better values are not
+    all that is looked for."""
+    if not setting.config.search.stop_early or setting.config.score.floors or setting.problem.objectives > 1:
+        return lambda: False
+    documents = {task: tuple(sets.selection) for task, sets in setting.prepared.documents.items()}
+    return Worth(study, Draws(documents, setting.config.seed)).over
 
 
 def search_documents(setting: Setting) -> dict[str, tuple[int, ...]]:

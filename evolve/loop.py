@@ -33,11 +33,12 @@ def search(
     normalize: bool = False,
     floors: Floors = NO_FLOORS,
     climb: Climb | None = None,
+    over: Callable[[], bool] = lambda: False,
 ) -> Point | None:
     """Search until the budget is spent; returns the point that the optimizer believes in.
 
     `problem`: what the optimizer is made from, but for the points to begin with. `climb`: by gradients, to where the
-    optimizer then begins.
+    optimizer then begins. `over`: asked after every generation, whether to go on is in vain.
     """
     optimizer: Optimizer | None = None
     with suppress(Spent):
@@ -49,12 +50,18 @@ def search(
                 starts += study.score([proposal(study, point, "gradient") for point in climbed.points])
                 begin = replace(begin, mean=best_of(starts, study, floors).point, importance=climbed.importance)
         optimizer = make(replace(begin, start=tuple(trial.point for trial in starts)))
-        generations(study, optimizer, starts, floors)
+        generations(study, optimizer, starts, floors, over)
     return optimizer.recommend() if optimizer is not None else None
 
 
-def generations(study: Study, optimizer: Optimizer, told: Sequence[Trial], floors: Floors) -> None:
-    """Search with the optimizer until it has nothing to ask any more.
+def generations(
+    study: Study,
+    optimizer: Optimizer,
+    told: Sequence[Trial],
+    floors: Floors,
+    over: Callable[[], bool] = lambda: False,
+) -> None:
+    """Search with the optimizer until it has nothing to ask any more, or it is `over`.
 
     `told`: trials of the points that it was made to ask first. Raises Spent where the budget ends.
     """
@@ -74,6 +81,8 @@ def generations(study: Study, optimizer: Optimizer, told: Sequence[Trial], floor
         for decision in optimizer.decisions():
             facts = {key: value for key, value in decision.items() if key != "kind"}
             study.decide(decision["kind"], partial(dict, facts))
+        if over():
+            return
         points = optimizer.ask()
 
 

@@ -18,7 +18,7 @@ from evolve.draws import Only
 from evolve.executor import Executor
 from evolve.statistics import standard_error
 from evolve.trial import Candidate, Evaluation, Failure, Job
-from tasks.objective import Objective, Utilities, mean_over_tasks
+from tasks.objective import Objective, Utilities, differences, mean_over_tasks
 
 CLEARLY = 1.0  # standard errors; a wrong drop costs a rank among losers, a needless chunk costs documents
 
@@ -94,7 +94,7 @@ def clear_losers(finishes: Sequence[Finish], keep: int, weights: Mapping[str, fl
 
 
 def clearly_worse(ours: Utilities, theirs: Utilities, weights: Mapping[str, float]) -> bool:
-    gaps = {task: {each: value - theirs[task][each] for each, value in its.items()} for task, its in ours.items()}
+    gaps = differences(ours, theirs)
     return mean_over_tasks(gaps, weights) < -CLEARLY * standard_error(gaps, weights)
 
 

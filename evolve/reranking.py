@@ -7,7 +7,7 @@ its own: its history was made with them.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -25,7 +25,7 @@ from evolve.setting import Setting
 from evolve.statistics import standard_error
 from evolve.study import recipe_of
 from evolve.trial import Job, Trial
-from tasks.objective import Measures, Objective, Utilities, mean_over_tasks
+from tasks.objective import Measures, Objective, Utilities, differences, mean_over_tasks
 
 WINNER, BEST = "the winner", "the run's best"
 SHOWN = 20  # candidates in the table, without --all
@@ -71,8 +71,7 @@ def rerank(folder: Path, weights: str | None, objective: str | None, whole: bool
             "the search's answers are gone from its items/ folder, or models and tasks have changed; put back what was "
             "there, or search under another name, since candidates in the ledger are not scored again"
         )
-    digest = verdict["finalists"][0]["digest"] if verdict else None
-    rows = ranked(found, asked, digest)
+    rows = ranked(found, asked, winner_of(verdict, found), front_of(verdict))
     shown = rows if whole else best_of(rows)
     missing = len({trial.digest for trial in trials}) - len(found)
     if verdict is None:
@@ -83,22 +82,52 @@ def rerank(folder: Path, weights: str | None, objective: str | None, whole: bool
         print(f"{len(rows) - len(shown)} more candidates are scored: --all shows them")
 
 
+def winner_of(verdict: Mapping[str, Any] | None, found: Collection[str]) -> str | None:
+    """The digest of the run's winner, or of the candidate that it was made simpler from, if that is among `found`."""
+    if verdict is None:
+        return None
+    winner, *others = verdict["finalists"]
+    origin = [each for each in others if each["name"] == winner.get("of")]
+    return next((each["digest"] for each in (winner, *origin) if each["digest"] in found), None)
+
+
+def front_of(verdict: Mapping[str, Any] | None) -> frozenset[str]:
+    """The names of the trials on the front of several objectives."""
+    return frozenset(each["name"] for each in ((verdict or {}).get("front") or {"members": ()})["members"])
+
+
 def recorded(trials: Iterable[Trial], setting: Setting, items: Items) -> dict[str, tuple[Trial, Measures]]:
-    """Recipe digest -> its first trial and its measures on the search documents, of all that are known whole."""
+    """Recipe digest -> its first trial and its measures on the search documents, of all that are known whole: on all
+    documents, or where generations are scored on draws of them, on a draw. Those that left a race early are not."""
     keys, found = Keys(setting), dict[str, tuple[Trial, Measures]]()
-    digests = keys.digests("search")
+    digests, drawn = keys.digests("search"), setting.config.search.sample is not None
     for trial in trials:
-        if trial.digest in found:
+        if trial.digest in found or not trial.whole:
             continue
         recipe = recipe_of(trial, setting.space)
         known = items.known(keys.candidate(Job(key=trial.digest, documents="search", recipe=recipe)))
-        if not missing_of(digests, known):
-            found[trial.digest] = trial, score_of(digests, known).measures
+        mine = known_of(digests, known) if drawn else digests
+        if not missing_of(mine, known) and sum(map(len, mine.values())) >= max(trial.documents, 1):
+            found[trial.digest] = trial, score_of(mine, known).measures
     return found
 
 
-def ranked(found: Mapping[str, tuple[Trial, Measures]], objective: Objective, winner: str | None) -> list[Ranked]:
-    """The best first, those without a finite mean last. Gaps are to the run's best where no winner is known."""
+def known_of(digests: Digests, known: Mapping[str, Item]) -> Digests:
+    """Of each task the documents that are known."""
+    return {
+        task: {identity: digest for identity, digest in each.items() if short(digest) in known}
+        for task, each in digests.items()
+    }
+
+
+def ranked(
+    found: Mapping[str, tuple[Trial, Measures]],
+    objective: Objective,
+    winner: str | None,
+    front: Collection[str] = (),
+) -> list[Ranked]:
+    """The best first, those without a finite mean last. Gaps are to the run's best where no winner is known, on the
+    documents that both have. Trials in `front` are marked."""
     utilities = {digest: objective.utilities(measures) for digest, (_, measures) in found.items()}
     title = WINNER
     if winner is None or winner not in found:
@@ -107,13 +136,15 @@ def ranked(found: Mapping[str, tuple[Trial, Measures]], objective: Objective, wi
         winner = max(values, key=lambda digest: -math.inf if (value := values[digest]) is None else value)
     rows = []
     for digest, (trial, measures) in found.items():
-        gaps = paired(utilities[digest], utilities[winner])
+        gaps = differences(utilities[digest], utilities[winner])
+        name = trial.origin.removeprefix(START) if trial.origin.startswith(START) else f"trial {trial.id}"
+        name += " (front)" if name in front else ""
         rows.append(
             Ranked(
-                f"trial {trial.id}, {title}" if digest == winner else f"trial {trial.id}",
+                f"{name}, {title}" if digest == winner else name,
                 estimate(utilities[digest], objective.weights),
                 objective.metrics(measures),
-                estimate(gaps, objective.weights),
+                None if gaps is None else estimate(gaps, objective.weights),
             )
         )
     return sorted(rows, key=lambda row: math.inf if row.mean is None else -row.mean.value)
@@ -121,7 +152,7 @@ def ranked(found: Mapping[str, tuple[Trial, Measures]], objective: Objective, wi
 
 def best_of(rows: list[Ranked]) -> list[Ranked]:
     """The first `SHOWN`, and the one that the gaps are to wherever it stands."""
-    return [row for place, row in enumerate(rows) if place < SHOWN or "," in row.name]
+    return [row for place, row in enumerate(rows) if place < SHOWN or row.name.endswith((WINNER, BEST))]
 
 
 def estimate(values: Utilities, weights: Mapping[str, float]) -> Estimate | None:
@@ -129,10 +160,6 @@ def estimate(values: Utilities, weights: Mapping[str, float]) -> Estimate | None
     value = mean_over_tasks(values, weights)
     error = standard_error(values, weights) if math.isfinite(value) else math.nan
     return Estimate(value, error) if math.isfinite(error) else None
-
-
-def paired(ours: Utilities, theirs: Utilities) -> Utilities:
-    return {task: {each: value - theirs[task][each] for each, value in values.items()} for task, values in ours.items()}
 
 
 def heading(objective: Objective) -> str:

@@ -137,7 +137,8 @@ class Study:
     def decide(self, kind: str, facts: Callable[[], dict[str, Any]], documents: int = 0) -> dict[str, Any]:
         """The next decision of this kind: the recorded one, or `facts()`, which is then recorded.
 
-        `documents`: of scoring, which is charged for what `facts` does. Raises Spent where they are not left.
+        `documents`: of scoring, which is charged for what `facts` does, or the most where it tells its own `documents`.
+        Raises Spent where they are not left.
         """
         number = self._told[kind]
         found = [event for event in self._events if event["kind"] == kind]
@@ -150,7 +151,7 @@ class Study:
             found.append({"kind": kind, **made})
             self._events.append(found[-1])
         self._told[kind] += 1
-        self._charged += documents
+        self._charged += found[number].get("documents", documents)
         return found[number]
 
     def _record(self, trial: Trial) -> None:

@@ -133,6 +133,11 @@ class Objective:
         return {document: sums[document] / max(1.0, lengths[document]) for document in sorted(sums)}
 
 
+def differences(ours: Utilities, theirs: Utilities) -> Utilities:
+    """`ours` minus `theirs`, document by document, on those of `ours`, which `theirs` has too."""
+    return {task: {each: value - theirs[task][each] for each, value in its.items()} for task, its in ours.items()}
+
+
 def mean_over_tasks(values: Mapping[str, Mapping[int, float]], weights: Mapping[str, float]) -> float:
     """The weighted mean over tasks of the means over documents; exact in whatever order documents come."""
     total = total_of(weights[task] for task in values)
