@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from engine.lookup import nearest
 from evolve.config import SearchConfig
@@ -17,15 +18,16 @@ from evolve.config_forms import Shares, known_objective
 from evolve.errors import ConfigError, RunError
 from evolve.figures import Figures
 from evolve.guard import load_run, storage_url
-from evolve.items import Items
+from evolve.items import Item, Items, short
 from evolve.ledger import Ledger
 from evolve.maximised import objective_text
-from evolve.remembering import Keys, missing_of, score_of
+from evolve.opening import START
+from evolve.remembering import Digests, Keys, missing_of, score_of
 from evolve.setting import Setting
 from evolve.statistics import standard_error
 from evolve.study import recipe_of
 from evolve.trial import Job, Trial
-from tasks.objective import Measures, Objective, Utilities, differences, mean_over_tasks
+from tasks.objective import Measures, Objective, Utilities, mean_over_tasks
 
 WINNER, BEST = "the winner", "the run's best"
 SHOWN = 20  # candidates in the table, without --all
@@ -136,7 +138,7 @@ def ranked(
         winner = max(values, key=lambda digest: -math.inf if (value := values[digest]) is None else value)
     rows = []
     for digest, (trial, measures) in found.items():
-        gaps = differences(utilities[digest], utilities[winner])
+        gaps = in_common(utilities[digest], utilities[winner])
         name = trial.origin.removeprefix(START) if trial.origin.startswith(START) else f"trial {trial.id}"
         name += " (front)" if name in front else ""
         rows.append(
@@ -160,6 +162,15 @@ def estimate(values: Utilities, weights: Mapping[str, float]) -> Estimate | None
     value = mean_over_tasks(values, weights)
     error = standard_error(values, weights) if math.isfinite(value) else math.nan
     return Estimate(value, error) if math.isfinite(error) else None
+
+
+def in_common(ours: Utilities, theirs: Utilities) -> Utilities | None:
+    """Differences on the documents that both have; None where a task has fewer than two of them."""
+    gaps = {
+        task: {each: value - theirs[task][each] for each, value in values.items() if each in theirs[task]}
+        for task, values in ours.items()
+    }
+    return None if any(len(each) < 2 for each in gaps.values()) else gaps
 
 
 def heading(objective: Objective) -> str:
@@ -193,7 +204,7 @@ def table(rows: list[Ranked], objective: Objective, missing: int) -> Iterable[st
     for line in lines:
         yield "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
     if missing:
-        yield f"{missing} more candidates have no recorded answers to all search documents"
+        yield f"{missing} more candidates left a race early, or have no recorded answers to all search documents"
     yield (
         "on the search documents, whose best is overstated; to let these weights decide, run them under another name "
         "with a copy of the items/ folder: nothing is scored twice"

@@ -11,7 +11,7 @@ import pytest
 from evolve.config import SearchConfig
 from evolve.config_forms import Shares
 from evolve.errors import ConfigError
-from evolve.reranking import Estimate, best_of, ranked, table, with_objective, with_weights
+from evolve.reranking import Estimate, best_of, front_of, ranked, table, winner_of, with_objective, with_weights
 from evolve.trial import Trial
 from tasks.objective import Goal, Measures, Objective
 
@@ -76,7 +76,7 @@ def test_the_table() -> None:
     head = ["candidate", "metric", "± one se of the metric", "gap to the winner, 95 % interval"]
     assert re.split(" {2,}", lines[1]) == head
     assert re.split(" {2,}", lines[2])[:2] == ["trial 1", "55.0"]
-    assert lines[5] == "2 more candidates have no recorded answers to all search documents"
+    assert lines[5] == "2 more candidates left a race early, or have no recorded answers to all search documents"
     likelier = Objective(OBJECTIVE.goals, metric=0.0, loglikelihood=1.0)
     lines = list(table(ranked(candidates(), likelier, "d0"), likelier, missing=0))
     assert lines[0].startswith("ranked by the right answers' log-likelihood in nats a token, the mean over sums (acc)")
@@ -155,3 +155,40 @@ def test_wrong_weights(text: str, said: str) -> None:
 def test_wrong_objectives(text: str, said: str) -> None:
     with pytest.raises(ConfigError, match=said):
         with_objective(CONFIG, text)
+
+
+def test_a_simplified_winner_is_known_by_what_it_was_made_from() -> None:
+    made = {"name": "trial 1, simplified", "of": "trial 1", "digest": "new"}
+    told = {"finalists": [made, {"name": "trial 1", "digest": "d1"}]}
+    assert winner_of(told, {"d0", "d1"}) == "d1"
+    assert winner_of(told, {"d0"}) is None
+    assert winner_of({"finalists": [{"name": "trial 0", "digest": "d0"}]}, {"d0"}) == "d0"
+    assert winner_of(None, {"d0"}) is None
+
+
+def test_the_front_is_marked_and_the_opening_has_its_names() -> None:
+    found = candidates()
+    trial, measures = found["d2"]
+    found["d2"] = replace(trial, origin="start: base"), measures
+    front = front_of({"front": {"members": [{"name": "trial 1"}, {"name": "base"}]}})
+    names = [row.name for row in ranked(found, OBJECTIVE, "d0", front)]
+    assert names == ["trial 1 (front)", "trial 0, the winner", "base (front)"]
+    assert front_of({"front": None}) == front_of(None) == frozenset()
+
+
+def test_gaps_are_on_the_documents_that_both_have() -> None:
+    found = candidates()
+    trial, measures = found["d1"]
+
+    def some(ids: range) -> Measures:
+        return {
+            task: {name: {each: values[each] for each in ids} for name, values in its.items()}
+            for task, its in measures.items()
+        }
+
+    found["d1"] = trial, some(range(20))
+    row = next(row for row in ranked(found, OBJECTIVE, "d0") if row.name == "trial 1")
+    assert row.gap is not None
+    assert row.gap.value == pytest.approx(((1.0 - 1.0) + (8 / 20 - 1.0)) / 2)
+    found["d1"] = trial, some(range(39, 40))
+    assert next(row for row in ranked(found, OBJECTIVE, "d0") if row.name == "trial 1").gap is None
