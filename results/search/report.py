@@ -47,24 +47,31 @@ def best_plain(arms: dict[str, Entries], seed: str) -> tuple[str, float]:
     return name, rows[name]
 
 
+def complete(arms: dict[str, Entries], seed: str) -> bool:
+    """Whether all that needs no search has been scored with the seed."""
+    return seed in arms["plain"] and all(seed in arms.get(arm, {}) for arm in TUNED)
+
+
 def row(arm: str, arms: dict[str, Entries]) -> str:
     entries = arms[arm]
-    seeds = [seed for seed in entries if seed in arms["plain"]]
+    seeds = [seed for seed in entries if complete(arms, seed)]
     points = [entries[seed]["report"] - best_plain(arms, seed)[1] for seed in seeds]
     regrets, against = [], "-"
     for seed in seeds:
         reference, best = arms["plain"][seed].get("reference"), best_plain(arms, seed)[1]
         if reference is not None and reference > best:
             regrets.append((reference - entries[seed]["report"]) / (reference - best))
-    rivals = [name for name in OPPONENTS if name in arms and name != arm]
+    rivals = [name for name in OPPONENTS if name in arms]
     shared = [seed for seed in seeds if all(seed in arms[name] for name in rivals)]
-    if rivals and shared:
-        means = {name: np.mean([arms[name][seed]["report"] for seed in shared]) for name in rivals}
-        rival = max(rivals, key=lambda name: means[name])
+    means = {name: np.mean([arms[name][seed]["report"] for seed in shared]) for name in rivals if shared}
+    rival = max(means, key=lambda name: means[name], default=arm)
+    if rival != arm:
         gaps = [entries[seed]["report"] - arms[rival][seed]["report"] for seed in shared]
         wins, losses = sum(gap > TIE for gap in gaps), sum(gap < -TIE for gap in gaps)
         against = f"{shown(gaps)}; {wins}/{len(gaps) - wins - losses}/{losses}"
-    claims = [entry["claims"] for entry in entries.values() if entry["claims"] is not None]
+    claims = [(entries[seed]["claims"], gain > 0) for seed, gain in zip(seeds, points, strict=True)]
+    made, true = sum(bool(claim) for claim, _ in claims), sum(bool(claim) and holds for claim, holds in claims)
+    times = [entries[seed]["processor"] for seed in seeds if "processor" in entries[seed]]
     cells = [
         arm,
         str(len(seeds)),
@@ -72,24 +79,24 @@ def row(arm: str, arms: dict[str, Entries]) -> str:
         shown(points),
         shown(regrets, 1.0) if regrets else "-",
         against,
-        f"{sum(claims)}/{len(claims)}" if claims else "-",
+        f"{made}, {true}" if any(claim is not None for claim, _ in claims) else "-",
         f"{np.mean([entries[seed]['documents'] for seed in seeds]):.0f}",
-        f"{np.median([entries[seed].get('processor', np.nan) for seed in seeds]):.0f}",
+        f"{np.median(times):.0f}" if times else "-",
     ]
     return "| " + " | ".join(cells) + " |"
 
 
 def table(name: str, arms: dict[str, Entries]) -> str:
-    searched = [arm for arm in arms if arm != "plain"]
+    searched = [arm for arm in arms if arm != "plain" and any(complete(arms, seed) for seed in arms[arm])]
     searched.sort(key=lambda arm: -float(np.mean([entry["report"] for entry in arms[arm].values()])))
-    seeds = [seed for seed in arms["plain"] if all(seed in arms.get(arm, {}) for arm in TUNED)] or list(arms["plain"])
+    seeds = [seed for seed in arms["plain"] if complete(arms, seed)]
     lines = [f"## {name}", ""]
     for seed in seeds:
         best, value = best_plain(arms, seed)
         reference = arms["plain"][seed].get("reference")
         known = f"reference {100 * reference:.2f}" if reference is not None else "no reference yet"
         lines.append(f"- seed {seed}: best without a search {100 * value:.2f} ({best}), {known}")
-    head = "| arm | seeds | report | points | regret | against mergekit-evolve; wins/ties/losses | claims "
+    head = "| arm | seeds | report | points | regret | against mergekit-evolve; wins/ties/losses | claims, true "
     lines += ["", head + "| documents | processor, s |", "|---" * 9 + "|"]
     return "\n".join([*lines, *(row(arm, arms) for arm in searched)])
 
