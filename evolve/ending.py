@@ -16,6 +16,7 @@ from engine.write import write_checkpoint
 from evolve.atomic import write_text
 from evolve.baselines import BASE, model_recipes
 from evolve.config import SearchConfig
+from evolve.course import draws_of
 from evolve.draws import Draws, Only
 from evolve.executor import Executor
 from evolve.finalists import Floors, Selection, choose_finalists, opening_recipes, select
@@ -23,13 +24,14 @@ from evolve.front import Front, assembled, file_of, front_csv, front_of, spread_
 from evolve.importance import influences, recorded_gradients
 from evolve.lease import Lease
 from evolve.ledger import Ledger
+from evolve.opening import START
 from evolve.progress import ProgressLog
 from evolve.setting import Setting
 from evolve.simplify import Step, as_events, simplify
 from evolve.study import recipe_of
-from evolve.trial import Point, Trial
+from evolve.trial import Failure, Job, Point, Trial
 from evolve.verdict import Verdict, judge
-from tasks.objective import Objective
+from tasks.objective import Objective, Utilities
 
 
 def decide(
@@ -56,6 +58,7 @@ def decide(
         floors=floors,
         base=base,
         front=shown,
+        answers=opening_answers(setting, trials, objective, executor),
     )
     chunks = selection_chunks(setting)
     log.stage("finalists on the selection documents", len(finalists))
@@ -94,6 +97,21 @@ def decide(
         "front": None if members is None else front_data(members),
     }
     return verdict, told, winner
+
+
+def opening_answers(
+    setting: Setting, trials: Sequence[Trial], objective: Objective, executor: Executor
+) -> dict[str, Utilities]:
+    """What the opening's candidates scored on the search documents that all of them met, by digest; they are on record,
+    and nothing is scored again."""
+    starts = {each.digest: each for each in trials if each.origin.startswith(START) and each.whole and not each.failure}
+    only = draws_of(setting).chunks(0)[-1]
+    jobs = [Job(digest, "search", recipe_of(each, setting.space), only=only) for digest, each in starts.items()]
+    found = {}
+    for job, evaluation in executor.run(jobs):
+        if not isinstance(evaluation.outcome, Failure):
+            found[job.key] = objective.utilities(evaluation.outcome.measures)
+    return found
 
 
 def genes_told(setting: Setting, trials: Sequence[Trial], ledger: Ledger) -> list[dict[str, Any]]:

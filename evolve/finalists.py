@@ -23,11 +23,12 @@ from evolve.statistics import clearly_below
 from evolve.study import recipe_of
 from evolve.trial import Failure, Job, Point, Trial
 from search_spaces.space import SearchSpace
-from tasks.objective import Measures, Objective, total_of
+from tasks.objective import Measures, Objective, Utilities, total_of
 from tasks.score import Score
 
 SOUP = "greedy soup"
 
+NO_ANSWERS: Mapping[str, Utilities] = {}
 Kind = Literal["found", "mean", "start"]
 Floors = Mapping[str, float]
 
@@ -79,12 +80,14 @@ def choose_finalists(
     floors: Floors,
     base: str,
     front: Iterable[Trial] = (),
+    answers: Mapping[str, Utilities] = NO_ANSWERS,
 ) -> list[Finalist]:
     """The `count` best recipes of the search and its `front`, the optimizer's own recommendation, and the baselines
     but for those that are clearly worse than the best of them on the search documents.
 
-    `base`: digest of the base's recipe, which is always one of them where there are floors. Who left a race early has
-    not the documents to be one. Raises RunError where nothing was scored.
+    `base`: digest of the base's recipe, which is always one of them where there are floors; `answers`: what the
+    baselines scored on the same search documents, by digest. Who left a race early has not the documents to be one.
+    Raises RunError where nothing was scored.
     """
     scored = [trial for trial in trials if trial.value is not None and trial.whole]
     if not scored:
@@ -102,7 +105,7 @@ def choose_finalists(
         if len(best) < count or trial.digest in best:
             best.setdefault(trial.digest, trial)
     chosen = {digest: finalist_of(trial, space, objective) for digest, trial in best.items()}
-    for trial in (*front, *standing(scored, objective), *(bases if floors else ())):
+    for trial in (*front, *standing(scored, objective, answers), *(bases if floors else ())):
         chosen.setdefault(trial.digest, finalist_of(trial, space, objective))
     if recommended is not None:
         recipe = space.decode(recommended)
@@ -121,18 +124,22 @@ def distinct(finalists: Iterable[Finalist]) -> list[Finalist]:
     return list(result.values())
 
 
-def standing(scored: Sequence[Trial], objective: Objective) -> list[Trial]:
-    """The baselines that are not clearly worse than the best of them, by the errors of both."""
+def standing(scored: Sequence[Trial], objective: Objective, answers: Mapping[str, Utilities]) -> list[Trial]:
+    """The baselines that are not clearly worse than the best of them: paired where their answers are there, else by
+    the errors of both."""
     starts = list({trial.digest: trial for trial in scored if trial.origin.startswith(START)}.values())
     if not starts:
         return []
     values = {trial.digest: value_of(trial, objective) for trial in starts}
     best = max(starts, key=lambda trial: values[trial.digest])
-    return [
-        trial
-        for trial in starts
-        if values[trial.digest] >= values[best.digest] - CLEARLY * math.hypot(trial.standard_error, best.standard_error)
-    ]
+
+    def clearly_worse(trial: Trial) -> bool:
+        if {trial.digest, best.digest} <= answers.keys():
+            return clearly_below(answers[trial.digest], answers[best.digest], objective.weights, CLEARLY)
+        apart = values[best.digest] - values[trial.digest]
+        return apart > CLEARLY * math.hypot(trial.standard_error, best.standard_error)
+
+    return [trial for trial in starts if not clearly_worse(trial)]
 
 
 def opening_recipes(trials: Sequence[Trial], space: SearchSpace, objective: Objective) -> dict[str, Recipe]:

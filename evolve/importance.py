@@ -22,12 +22,12 @@ import numpy as np
 import numpy.typing as npt
 
 from evolve.levels import SURE
-from evolve.opening import START
 from evolve.trial import Trial
 from search_spaces.gene import Gene
 
 Array = npt.NDArray[np.float64]
 
+DRAWN = ("", "search")  # origins of candidates that an optimizer drew: others were placed
 FEWEST = 20  # candidates, below which nothing is said
 DRAWS = 999  # permutations
 RIDGES = tuple(10.0**power for power in np.arange(-2, 4.5, 0.5))  # times the mean eigenvalue
@@ -57,10 +57,10 @@ def influences(
 ) -> list[Influence]:
     """Of every group, by kind; empty where there are too few candidates or nothing varies.
 
-    `gradients`: derivatives by the genes in the unit cube, one list per step. Candidates of the opening are left out:
-    they were placed by hand.
+    `gradients`: derivatives by the genes in the unit cube, one list per step. Candidates of the opening and
+    of a climb are left out: they were not drawn.
     """
-    used = [trial for trial in trials if trial.point and trial.value is not None and not trial.origin.startswith(START)]
+    used = [trial for trial in trials if trial.point and trial.value is not None and trial.origin in DRAWN]
     if len(used) < FEWEST:
         return []
     generations = np.array([trial.generation for trial in used])

@@ -71,7 +71,8 @@ def beginning(verdict: dict[str, Any]) -> str:
         if winner["name"] == BASE:
             return "Nothing found keeps the floors; the base is left as it is. "
         return f"Nothing found keeps the floors; the winner is {winner['name']}, which every search begins with. "
-    return f"The search found nothing better than {winner['name']}, which it began with and which won. "
+    name = winner["name"]
+    return f"Nothing found was better on the selection documents than {name}, which the search began with. "
 
 
 def begun_with(verdict: dict[str, Any]) -> bool:

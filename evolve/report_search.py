@@ -37,7 +37,8 @@ def gene_text(verdict: Told) -> str:
         "\nOf what differs between candidates of one generation, how much less can be predicted of a candidate without "
         "the group's genes (leave-one-out, ridge regression; one standard error). p is by permutation within "
         f"generations, corrected for the number of groups of a kind; above {SURE:g} nothing can be told, which does "
-        "not mean that these genes do nothing: the search may not have moved them enough."
+        "not mean that these genes do nothing: the search may not have moved them enough. Places over depth count the "
+        "blocks of layers, or knots, from 0."
     )
     return "\n".join(lines)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -228,3 +229,23 @@ def test_the_mean_is_a_finalist_and_nothing_scored_is_an_error() -> None:
     ]
     with pytest.raises(RunError, match="no candidate could be scored"):
         choose_finalists(SPACE, [trial(1, 0.5, whole=False)], mean, 3, objective=ACCURACY, floors={}, base="")
+
+
+def test_baselines_are_compared_on_the_documents_that_both_met() -> None:
+    """Eight points apart and each with an error of five: told apart only where answers are paired."""
+    best, worse = trial(0, 0.58, "start: math"), trial(1, 0.5, "start: code")
+    trials = [replace(each, standard_error=0.05) for each in (best, worse)]
+    common = {each: float(each < 50) for each in range(100)}
+    answers = {
+        best.digest: {"t": {each: float(each < 58) for each in common}},
+        worse.digest: {"t": common},
+    }
+
+    def names(known: dict[str, dict[str, dict[int, float]]]) -> list[str]:
+        found = choose_finalists(
+            SPACE, [*trials, trial(2, 0.7)], None, 1, objective=ACCURACY, floors={}, base="", answers=known
+        )
+        return [each.name for each in found]
+
+    assert names({}) == ["trial 2", "math", "code"]
+    assert names(answers) == ["trial 2", "math"]

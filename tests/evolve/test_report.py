@@ -354,7 +354,7 @@ def begun(name: str, *, violation: float = 0.0) -> dict[str, Any]:
 def test_a_search_that_found_nothing_says_so_first() -> None:
     text = headline(begun("uniform average"), FIGURES)
     assert text.startswith(
-        "The search found nothing better than uniform average, which it began with and which won. No"
+        "Nothing found was better on the selection documents than uniform average, which the search began with. No"
     )
     assert headline(begun("base", violation=0.02), FIGURES).startswith(
         "Nothing found keeps the floors; the base is left as it is. "
@@ -396,7 +396,7 @@ def test_who_stopped_early_is_named_and_the_optimism_gap_has_an_error() -> None:
     told["finalists"][0] |= {"error": 0.05, "of": ""}
     told["dropped"] = [{"name": "trial 3", "documents": 48}]
     text = report_text(facts(verdict=told))
-    assert "clearly worse than the leader (one-sided, 1 % at each look): trial 3 (48)." in text
+    assert "clearly worse than the leader (one-sided, 5 % at each look): trial 3 (48)." in text
     assert "(-33.8; optimism gap +33.8 ± 5.1)" in text
 
 
