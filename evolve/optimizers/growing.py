@@ -22,7 +22,9 @@ from evolve.optimizers.partition import Group, coarsest, name_of, split
 from evolve.optimizers.strategy import Vector, as_point, margins, silence, strategy
 from evolve.trial import Observation, Point
 
-PER_MOVE = 1.0  # whole scorings per move before the groups are split
+PER_MOVE = 2.0  # whole scorings per move before the groups are split
+WIDENING = 1.0  # of the steps since a level began: beyond, the level still gets on and has more time
+PATIENCE = 4.0  # times PER_MOVE, for a level that still gets on
 STAGNANT = 4  # generations without a better mean, after which they are split anyway
 WORTH = 0.25  # of the mean importance of the groups that can be split: below, a group stays whole
 
@@ -49,6 +51,7 @@ class Growing:
         self._moves = np.stack([indicator(group, len(problem.genes)) for group in self._groups], axis=1)
         self._scale = np.array([self._step(group) for group in self._groups])  # initial deviation of every move
         self._mean = np.zeros(len(self._groups))
+        self._entered = self._scale  # deviations when this level began
         self._begun = not problem.start
         self._level = 0
         self._strategy: Any = None
@@ -100,7 +103,8 @@ class Growing:
     def _begin(self, deviations: Vector) -> Any:
         least = np.array([self._least[np.abs(move) > 0].min() for move in self._moves.T])
         seed = self._problem.seed + 1_000_003 * self._level
-        return strategy(self._mean, np.maximum(deviations, least), least, self._problem.population, seed)
+        self._entered = np.maximum(deviations, least)
+        return strategy(self._mean, self._entered, least, self._problem.population, seed)
 
     def _favorite(self) -> Vector:
         return self._mean if self._strategy is None else np.array(self._strategy.result.xfavorite, dtype=float)
@@ -117,7 +121,8 @@ class Growing:
 
     def _ripe(self) -> str:
         """Why it is time to split, from what was told at this level alone; empty: it is not."""
-        if self._spent >= PER_MOVE * len(self._mean):
+        widening = float(np.median(self._strategy.stds / self._entered)) > WIDENING
+        if self._spent >= (PATIENCE if widening else 1.0) * PER_MOVE * len(self._mean):
             return f"{self._spent:.0f} scorings for {len(self._mean)} moves"
         if len(self._means) - 1 - int(np.argmax(self._means)) >= STAGNANT:
             return f"no better generation in {STAGNANT}"
