@@ -13,6 +13,7 @@ from engine.errors import RecipeError
 from engine.plan import Plan, plan
 from engine.recipe import Recipe
 from engine.write import write_checkpoint
+from evolve import worth
 from evolve.atomic import write_text
 from evolve.baselines import BASE, model_recipes
 from evolve.config import SearchConfig
@@ -93,6 +94,7 @@ def decide(
     told = {
         "genes": genes_told(setting, trials, ledger),
         "gaps": next((event["gaps"] for event in ledger.events("normalised")), {}),
+        "worth": worth_told(ledger),
         "simplification": [asdict(step) for step in steps],
         "front": None if members is None else front_data(members),
     }
@@ -112,6 +114,22 @@ def opening_answers(
         if not isinstance(evaluation.outcome, Failure):
             found[job.key] = objective.utilities(evaluation.outcome.measures)
     return found
+
+
+def worth_told(ledger: Ledger) -> dict[str, Any]:
+    """How often the search was asked whether it is worth going on with, what it led by last, and whether that ended it:
+    the last answers in a row were in vain."""
+    events = ledger.events("worth")
+    in_vain = [event["lead"] + worth.UNLIKELY * event["error"] < worth.GAIN for event in events]
+    settled = any(event["lead"] > worth.SURE * event["error"] for event in events)
+    return {
+        "asked": len(events),
+        "documents": sum(event["documents"] for event in events),
+        "lead": events[-1]["lead"] if events else None,
+        "error": events[-1]["error"] if events else None,
+        "ended": len(events) >= worth.TWICE and all(in_vain[-worth.TWICE :]) and not settled,
+        "gain": worth.GAIN,
+    }
 
 
 def genes_told(setting: Setting, trials: Sequence[Trial], ledger: Ledger) -> list[dict[str, Any]]:

@@ -196,6 +196,7 @@ def search_text(facts: Facts) -> str:
         f"- base {config.models.base}; sources {', '.join(config.models.sources)}",
         *(f"- {line}" for line in scoring_lines(config.score, facts.figures.objective, facts.dtype)),
         *gap_lines(facts.verdict),
+        *worth_lines(facts.verdict, facts.figures),
     ]
     for task, sets in facts.documents.items():
         sizes = ", ".join(f"{size} {name}" for name, size in sets.items())
@@ -209,6 +210,21 @@ def gap_lines(verdict: dict[str, Any]) -> list[str]:
         return []
     gaps = ", ".join(f"{task} {gap:.4g}" for task, gap in verdict["gaps"].items())
     return [f"- normalised: each task's part is divided by its way from the base to the best source: {gaps}"]
+
+
+def worth_lines(verdict: dict[str, Any], figures: Figures) -> list[str]:
+    """Whether the search was worth going on with, where it was asked."""
+    worth = verdict.get("worth")
+    if not worth or not worth["asked"]:
+        return []
+    plain = figures.objective.is_metric and not verdict.get("gaps")
+    numbers = [f"{value:+.4f}" if not plain else figures.gap(value) for value in (worth["lead"], worth["gain"])]
+    error = figures.metric(worth["error"]) if plain else f"{worth['error']:.4f}"
+    ended = f"; a gain of {numbers[1]} was unlikely twice in a row, so the search ended early" if worth["ended"] else ""
+    return [
+        f"- asked {worth['asked']} times, on {worth['documents']} selection documents, whether it had found more than it "
+        f"began with: {numbers[0]} ± {error} the last time{ended}"
+    ]
 
 
 def trials_csv(space: SearchSpace, trials: Sequence[Trial]) -> str:

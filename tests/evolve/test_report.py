@@ -454,3 +454,18 @@ def test_what_was_normalised_by_is_said() -> None:
     assert "divided by its way from the base to the best source: sums 0.25, colours 0.5" in report_text(
         facts(verdict=told)
     )
+
+
+def test_a_search_that_ended_early_says_why() -> None:
+    told = verdict() | {
+        "worth": {"asked": 2, "documents": 640, "lead": -0.004, "error": 0.012, "ended": True, "gain": 0.01}
+    }
+    text = report_text(facts(verdict=told))
+    assert (
+        "- asked 2 times, on 640 selection documents, whether it had found more than it began with: -0.4 ± 1.2" in text
+    )
+    assert "a gain of +1.0 was unlikely twice in a row, so the search ended early" in text
+    told["worth"]["ended"] = False
+    assert "ended early" not in report_text(facts(verdict=told))
+    told["worth"]["asked"] = 0
+    assert "whether it had found" not in report_text(facts(verdict=told))
