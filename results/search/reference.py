@@ -152,8 +152,8 @@ def find(bench: Bench, steps: int, candidates: int) -> dict[str, Any]:
         add(f"strength {strength}", torch.full((merger.sources, COLUMNS), strength))
     for index, source in enumerate(bench.sources):
         add(f"source {Path(source).name}", torch.eye(merger.sources)[index][:, None].repeat(1, COLUMNS))
-    for start, rate in ((0.2, 0.03), (0.1, 0.03), (0.4, 0.03)):
-        add(f"descent from {start}", descended(merger, search, start, steps, 7, rate))
+    for start, rate in ((0.2, 0.03), (0.1, 0.03), (0.1, 0.06), (0.4, 0.03)):
+        add(f"descent from {start}, rate {rate}", descended(merger, search, start, steps, 7, rate))
     if candidates:
         best = max(tried.values(), key=lambda each: each[0])[1]
         add(f"CMA-ES, {candidates} candidates", improved(merger, search, best, candidates, 0))
