@@ -1,11 +1,14 @@
-"""Climbing the right answers' log-likelihood by the gradient of all genes at once, before the search takes over.
+"""Climbing the chance of right answers by the gradient of all genes at once, before the search takes over.
 
 The derivative by every weight of a recipe costs one pass forward and backward over a few documents, however many genes
 there are (`evolve.slopes`). Adam (Kingma and Ba 2015, arXiv:1412.6980, algorithm 1) walks on it in the unit cube. What
-is climbed is not the metric, so that its points are proposals like any others: scored, and dropped where they are no
-better.
+is climbed is not the metric itself (see `tasks.slope`), so that its points are proposals like any others: scored, and
+dropped where they are no better.
 
-A document of a step is charged as RATIO scored ones; see there.
+A document of a step is charged as RATIO scored ones. Measured in processor time on one thread, steps of 8 documents a
+task beside scoring 16 to 32 a task: 2.9 on the demo family (1M parameters, float32, three tasks of generated text and
+two of choices), 4.4 on a 135M model in bfloat16 with four choices, where reading each gradient against the task
+vectors is a quarter of it.
 """
 
 from __future__ import annotations
@@ -24,11 +27,11 @@ from evolve.trial import Failure, Job, Point
 from search_spaces.sensitivity import Sensitivity, has_slope
 from search_spaces.space import SearchSpace
 
-RATIO = 3.5
+RATIO = 4.5  # the dearer of the two
 SPACING = 10  # steps between two points that are worth scoring
 TAIL = 8  # steps whose mean such a point is
 SHORTEST = 4  # steps that are compared with as many before them
-LEAST = 0.0  # what a round has to gain, in nats a unit of length
+LEAST = 0.005  # what a round has to gain: of a chance, half a point
 Ids = Mapping[str, Sequence[int]]  # task -> documents
 Remember = Callable[[Callable[[], dict[str, Any]], int], Mapping[str, Any]]
 """(facts, documents) -> what a step found out: `facts()`, or what is on record of it; `documents` are charged."""
@@ -43,7 +46,7 @@ class Settings:
     batch: int = 8
     first: float = 0.9  # decay of the gradient's mean
     second: float = 0.99  # of its mean square
-    most: int = 40
+    most: int = 20
     patience: int = 1
 
 
@@ -52,7 +55,7 @@ DEFAULTS = Settings()
 
 @dataclass(frozen=True)
 class Step:
-    """What one step found: at `point`, the mean log-likelihood of its documents, and its derivative by every gene."""
+    """What one step found: at `point`, how well its documents are answered, and the derivative by every gene."""
 
     point: Point
     value: float
@@ -63,7 +66,7 @@ class Step:
 class Descent:
     """A climb. `points`: where it came to, the last one the furthest, each a mean over the steps before it.
 
-    `importance`: by gene, the root mean square of its derivative, in the log-likelihood a range. `reason`: why it
+    `importance`: by gene, the root mean square of its derivative, in what is climbed a range. `reason`: why it
     ended. `charged`: documents.
     """
 
@@ -104,7 +107,7 @@ def descend(
         steps.append(step)
         walker.move(step.gradient)
         if ended(steps, documents, settings):
-            reason = "the log-likelihood rises no more"
+            reason = "it rises no more"
             break
     return Descent(tuple(steps), means(steps, walker.point, settings), importance(steps, space), charged, reason)
 

@@ -20,6 +20,7 @@ from evolve.trial import Evaluation, Failure, Job, Outcome
 from tasks.errors import NotFinite, TaskError
 from tasks.memory import is_out_of_memory
 from tasks.score import Score, Scorer
+from tasks.sharing import bears_sharing
 from tasks.slope import Slope
 from tasks.spec import SMALLEST
 
@@ -34,6 +35,7 @@ class Evaluator:
             torch.set_num_threads(threads)
         self._setting = Setting(config)
         self._device = device
+        self._share: bool | None = None  # whether the architecture bears shared beginnings; found out when needed
         self._resident = Resident(
             self._setting.base,
             dtype=DTYPES[self._setting.score_dtype],
@@ -91,7 +93,16 @@ class Evaluator:
     def _slope_with(self, module: torch.nn.Module) -> Slope:
         setting = self._setting
         tokens = max(SMALLEST, setting.config.score.batch_tokens // HELD)
-        return Slope(setting.prepared, module, self._resident.tokenizer, setting.objective, batch_tokens=tokens)
+        if self._share is None:  # a property of the architecture
+            self._share = bears_sharing(module)
+        return Slope(
+            setting.prepared,
+            module,
+            self._resident.tokenizer,
+            setting.objective,
+            share=self._share,
+            batch_tokens=tokens,
+        )
 
     def _task_by_task(self, job: Job) -> Score | None:
         """The scores of those tasks for which there is memory, where there is not enough for all of them."""

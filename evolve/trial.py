@@ -25,9 +25,10 @@ class Failure:
 
 @dataclass(frozen=True)
 class Slopes:
-    """How the right answers' log-likelihood changes with what a recipe says of each tensor.
+    """How well documents are answered, and how that changes with what a recipe says of each tensor.
 
-    `value`: the mean over documents per unit of length, weighted over tasks, as the objective has it. `by`: tensor ->
+    `value`: the mean over documents, weighted over tasks, of the chance of a right answer, or of its log-likelihood
+    (see `tasks.slope`). `by`: tensor ->
     parameter of the merge method -> its derivative, one number per input (or a single one of a shared parameter).
     """
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -98,14 +99,29 @@ def test_the_slope_of_a_scale_is_the_difference_of_the_loss(evaluator: Evaluator
     assert total == pytest.approx((values[0] - values[1]) / (2 * STEP), rel=0.03, abs=1e-3)
 
 
-def test_the_value_is_the_objectives(evaluator: Evaluator) -> None:
+@pytest.mark.parametrize("unit", ["token", "byte"])
+def test_the_value_of_a_loglikelihood_is_the_objectives(unit: str) -> None:
+    evaluator = Evaluator(config(objective="loglikelihood", loglikelihood_unit=unit))
     made = recipe("task_arithmetic")
     score = evaluator.evaluate(Job("a", "search", recipe=made)).outcome
     assert not isinstance(score, Failure)
-    objective = evaluator._setting.objective.loglikelihood_only()
+    objective = evaluator._setting.objective
+    assert objective.unit == unit
     slopes = found(evaluator, made)
     assert slopes.value == pytest.approx(objective.value(score.measures), abs=1e-5)
     assert slopes.documents == 12
+    moved = [found(evaluator, recipe("task_arithmetic", (0.41 + sign * STEP, 0.73))).value for sign in (1, -1)]
+    assert of_mlp(slopes, 0) == pytest.approx((moved[0] - moved[1]) / (2 * STEP), rel=0.03, abs=1e-3)
+
+
+def test_of_text_the_chance_is_the_probability_of_the_answer(evaluator: Evaluator) -> None:
+    made = recipe("task_arithmetic")
+    score = evaluator.evaluate(Job("a", "search", recipe=made)).outcome
+    assert not isinstance(score, Failure)
+    ids = {"demo_reverse": tuple(score.measures["demo_reverse"]["loglikelihood"])}
+    likelihoods = score.measures["demo_reverse"]["loglikelihood"].values()
+    want = sum(map(math.exp, likelihoods)) / len(likelihoods)
+    assert found(evaluator, made, only=ids).value == pytest.approx(want, abs=1e-5)
 
 
 def test_documents_are_those_that_are_named(evaluator: Evaluator) -> None:
@@ -119,16 +135,6 @@ def test_documents_are_those_that_are_named(evaluator: Evaluator) -> None:
     assert [each.documents for each in halves] == [6, 6]
     assert sum(each.value for each in halves) / 2 == pytest.approx(whole.value, abs=1e-6)
     assert sum(of_mlp(each, 0) for each in halves) / 2 == pytest.approx(of_mlp(whole, 0), rel=1e-4)
-
-
-def test_bytes_may_be_the_unit() -> None:
-    evaluator = Evaluator(config(loglikelihood_unit="byte"))
-    made = recipe("task_arithmetic")
-    score = evaluator.evaluate(Job("a", "search", recipe=made)).outcome
-    assert not isinstance(score, Failure)
-    objective = evaluator._setting.objective.loglikelihood_only()
-    assert objective.unit == "byte"
-    assert found(evaluator, made).value == pytest.approx(objective.value(score.measures), abs=1e-5)
 
 
 def test_the_tied_embedding_comes_once_and_gradients_are_freed(
