@@ -222,8 +222,8 @@ def worth_lines(verdict: dict[str, Any], figures: Figures) -> list[str]:
     error = figures.metric(worth["error"]) if plain else f"{worth['error']:.4f}"
     ended = f"; a gain of {numbers[1]} was unlikely twice in a row, so the search ended early" if worth["ended"] else ""
     return [
-        f"- asked {worth['asked']} times, on {worth['documents']} selection documents, whether it had found more than it "
-        f"began with: {numbers[0]} ± {error} the last time{ended}"
+        f"- asked {worth['asked']} times, on {worth['documents']} selection documents, whether it had found more than "
+        f"it began with: {numbers[0]} ± {error} the last time{ended}"
     ]
 
 
