@@ -8,7 +8,7 @@ from engine.methods import METHODS
 from engine.recipe import Recipe
 from search_spaces.assemble import labels
 from search_spaces.depth import Family
-from search_spaces.layer_order import edits_text
+from search_spaces.layer_order import edits_text, untouched
 from search_spaces.space import DECIMALS, STRENGTHS, Point, SearchSpace
 
 TASK_ARITHMETIC_WEIGHT = 0.3  # Ilharco et al. 2023, "Editing models with task arithmetic", for many tasks
@@ -23,17 +23,7 @@ def model_recipes(family: Family) -> dict[str, Recipe]:
     """The base and the sources as they are, by their labels."""
     names = {model: f"source {name}" if name in RESERVED else name for model, name in labels(family.models).items()}
     names[family.base] = BASE
-    return {
-        names[model]: Recipe.model_validate(
-            {
-                "merge_method": "passthrough",
-                "models": [{"model": model}],
-                # An adapter's weights are float32 sums; they are shipped as the base is.
-                **({"out_dtype": family.out_dtype} if "+" in model else {}),
-            }
-        )
-        for model in family.models
-    }
+    return {names[model]: Recipe.model_validate(untouched(model, family)) for model in family.models}
 
 
 def plain_merges(family: Family) -> dict[str, Recipe]:

@@ -53,6 +53,9 @@ def order_recipe(order: LayerOrder, family: Family, names: Sequence[str], value_
     """The passthrough recipe, as plain data in the dialect; `names` are the models' labels."""
     found = passes(order, family, names, value_of)
     scale = value_of(scale_gene(order.scale)) if order.scale else None
+    own = [Pass(found[0].model, layer, False) for layer in range(family.layers)]
+    if found == own:
+        return untouched(found[0].model, family)
     slices = [entry(run, order, scale) for run in runs(found)]
     used = {each.model for each in found}
     return {
@@ -61,6 +64,16 @@ def order_recipe(order: LayerOrder, family: Family, names: Sequence[str], value_
         **({} if family.base in used else {"tokenizer_source": family.base}),
         "dtype": "float32",
         "out_dtype": family.out_dtype,
+    }
+
+
+def untouched(model: str, family: Family) -> dict[str, Any]:
+    """The recipe of a model as it is."""
+    return {
+        "merge_method": "passthrough",
+        "models": [{"model": model}],
+        # An adapter's weights are float32 sums; they are shipped as the base is.
+        **({"out_dtype": family.out_dtype} if "+" in model else {}),
     }
 
 

@@ -20,6 +20,7 @@ from engine.merge import merge
 from engine.plan import plan
 from engine.recipe import Recipe
 from engine.write import write_checkpoint
+from evolve.baselines import model_recipes
 from search_spaces import SPACES
 from search_spaces.assemble import Spec
 from search_spaces.bounds import Range
@@ -47,7 +48,9 @@ def point(made: SearchSpace, changes: Mapping[str, Value]) -> tuple[float, ...]:
     return tuple(gene.to_unit(changes.get(gene.name, usual(gene))) for gene in made.genes)
 
 
-def laid_out(recipe: Recipe) -> Layers:
+def laid_out(recipe: Recipe, layers: int = 5) -> Layers:
+    if recipe.models is not None:
+        return [(entry.model.split("/")[-1], layer) for entry in recipe.models for layer in range(layers)]
     sources = [entry.sources[0] for entry in recipe.slices or ()]
     return [(source.model.split("/")[-1], layer) for source in sources for layer in range(*source.layer_range)]
 
@@ -85,6 +88,13 @@ def test_consecutive_layers_are_one_slice_and_later_passes_are_scaled() -> None:
     assert found == [((0, 1), None), ((0, 1), scaled), ((1, 5), None), ((2, 4), scaled)]
 
 
+def test_a_model_as_it_is_is_the_recipe_that_every_search_has_scored() -> None:
+    made = space()
+    known = {name: recipe.digest for name, recipe in model_recipes(FAMILY).items()}
+    found = {name: made.decode(point(made, {"from": name})).digest for name in ("base", "math", "chat")}
+    assert found == known
+
+
 def test_a_model_without_layers_is_never_made() -> None:
     made = space()
     none = made.decode(point(made, {"from": "chat"} | {f"times.layer_{layer}": 0 for layer in range(5)}))
@@ -112,7 +122,7 @@ def test_starts_are_few_and_keep_every_layer_but_those_left_out(layers: int, sou
     made = space(Family("org/base", names, layers, (), "bfloat16"), move=layers)
     assert len(made.start) <= 1 + sources + max(54, 6 * sources)
     for each in made.start:
-        values, got = made.named(each), [layer for _, layer in laid_out(made.decode(each))]
+        values, got = made.named(each), [layer for _, layer in laid_out(made.decode(each), layers)]
         times = {layer: values[f"times.layer_{layer}"] for layer in range(layers)}
         assert {layer: got.count(layer) for layer in range(layers)} == times
         if any(values.get(f"move.layer_{layer}", 0) for layer in range(layers)):
@@ -225,7 +235,7 @@ def test_a_later_pass_adds_its_scale_times_what_the_layer_adds(tmp_path: Path) -
         folder = tmp_path / str(len(list(tmp_path.iterdir())))
         write_checkpoint(plan(made.decode(point(made, changes)), opened(BASE, SORT)), folder)
         with torch.no_grad():
-            answer: torch.Tensor = AutoModelForCausalLM.from_pretrained(folder)(tokens).logits
+            answer: torch.Tensor = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)(tokens).logits
         return answer
 
     once = logits()
