@@ -66,8 +66,9 @@ class Selection:
 
     @property
     def best_start(self) -> Finalist | None:
-        """The strongest baseline that keeps the floors."""
-        return next((each for each in self.ranked if each.kind == "start" and not each.violation), None)
+        """The strongest baseline that keeps the floors, by the documents that it was scored on."""
+        starts = [each for each in (*self.ranked, *self.dropped) if each.kind == "start" and not each.violation]
+        return max(starts, key=lambda each: each.selection, default=None)
 
 
 def choose_finalists(

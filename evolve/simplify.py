@@ -26,6 +26,7 @@ from evolve.floors import violation
 from evolve.levels import CLEARLY, ERRORS, KEPT
 from evolve.statistics import mean_and_error
 from evolve.trial import Job
+from search_spaces.assemble import labels
 from search_spaces.depth import Family
 from tasks.objective import Measures, Objective
 
@@ -165,10 +166,10 @@ def attempt(step: str, recipe: Data | None, before: Data, trials: Trials, done: 
 
 
 def fewer_sources(recipe: Data, family: Family, trials: Trials, done: Callable[[str], None]) -> Data:
-    names = coarsening.sources_by_size(recipe)
-    for model in names:
+    known = labels(family.models)
+    for model in coarsening.sources_by_size(recipe):
         fewer = coarsening.without(recipe, model)
-        recipe = attempt(f"without {model}", fewer, recipe, trials, done) or recipe
+        recipe = attempt(f"without {known.get(model, model)}", fewer, recipe, trials, done) or recipe
     return recipe
 
 
