@@ -97,8 +97,8 @@ class CmaEs:
         return strategy(center, deviations, least, self._population, seed, (0.0, 1.0))
 
 
-def initial_deviations(problem: Problem) -> Vector:
-    """Standard deviations to begin with, (d,), in units of the genes' ranges."""
+def initial_deviations(problem: Problem, step: float = STEP) -> Vector:
+    """Standard deviations to begin with, (d,), in units of the genes' ranges; `step` where the problem has none."""
     if problem.deviations is None:
-        return np.full(len(problem.genes), STEP)
+        return np.full(len(problem.genes), step)
     return np.array([max(deviation, CONVERGED) for deviation in problem.deviations])

@@ -99,7 +99,7 @@ def test_the_mean_is_near_the_best_in_spite_of_noise() -> None:
         optimizer = Growing(replace(PROBLEM, seed=seed))
         run(optimizer, 100, lambda point, noise=noise: smooth(point) + 0.003 * noise.standard_normal())
         losses.append(-smooth(optimizer.recommend() or ()))
-    assert np.mean(losses) < 0.4 * min(-smooth(point) for point in PROBLEM.start)
+    assert np.mean(losses) < 0.6 * min(-smooth(point) for point in PROBLEM.start)
 
 
 def test_the_default_grows_only_where_it_is_asked_to_and_something_can_part() -> None:
