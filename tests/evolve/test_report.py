@@ -396,7 +396,7 @@ def test_who_stopped_early_is_named_and_the_optimism_gap_has_an_error() -> None:
     told["finalists"][0] |= {"error": 0.05, "of": ""}
     told["dropped"] = [{"name": "trial 3", "documents": 48}]
     text = report_text(facts(verdict=told))
-    assert "clearly worse than the leader (one-sided, 5 % at each look): trial 3 (48)." in text
+    assert "clearly worse than the leader (one-sided, 2.5 % at each look): trial 3 (48)." in text
     assert "(-33.8; optimism gap +33.8 ± 5.1)" in text
 
 
