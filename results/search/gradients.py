@@ -42,7 +42,7 @@ def config(seed: int, objective: str, report: int) -> SearchConfig:
             "score": {
                 "tasks": [{"task": f"demo_{skill}", "metric": metric} for skill, metric in SKILLS.items()],
                 "include": ["tasks/demo"],
-                "documents": {"search": 32, "selection": 1, "report": report},
+                "documents": {"search": 32, "selection": 2, "report": report},
                 "objective": objective,
                 "dtype": "float32",
             },
