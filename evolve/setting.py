@@ -98,7 +98,7 @@ class Setting:
             self.config.seed,
             self.population,
             deviations=self.space.deviations,
-            objectives=len(self.objective.goals) if row.several else 1,
+            objectives=len(self.objective.goals) if row.front else 1,
             grow=row.grows and self.config.search.grow,
         )
 

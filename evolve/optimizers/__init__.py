@@ -27,8 +27,20 @@ OPTIMIZERS: dict[str, Row] = {
         "Optuna's Gaussian process: up to about 20 genes and 100 candidates, several objectives",
         several=True,
     ),
-    "nsga2": Row(sampler.nsga2, sampler.genetic_population, "Optuna's NSGA-II: a front of two or three", several=True),
-    "nsga3": Row(sampler.nsga3, sampler.genetic_population, "Optuna's NSGA-III: a front of many", several=True),
+    "nsga2": Row(
+        sampler.nsga2,
+        sampler.genetic_population,
+        "Optuna's NSGA-II: a front of two or three",
+        several=True,
+        front=True,
+    ),
+    "nsga3": Row(
+        sampler.nsga3,
+        sampler.genetic_population,
+        "Optuna's NSGA-III: a front of many",
+        several=True,
+        front=True,
+    ),
     "random": Row(sampler.random, sampler.default_population, "uniform random points, a baseline", several=True),
     "qmc": Row(quasi_random.QuasiRandom, sampler.default_population, "a Sobol sequence, a baseline", several=True),
 }

@@ -53,10 +53,12 @@ class Optimizer(Protocol):
 
 @dataclass(frozen=True)
 class Row:
-    """One row of OPTIMIZERS. `several`: bears several objectives; `grows`: heeds Problem.grow."""
+    """One row of OPTIMIZERS. `several`: bears several objectives; `front`: looks for a front, so that each task is
+    an objective; `grows`: heeds Problem.grow."""
 
     make: Callable[[Problem], Optimizer]
     population: Callable[[int], int]  # genes -> candidates a generation, never derived from the workers
     doc: str
     several: bool = False
+    front: bool = False
     grows: bool = False

@@ -11,6 +11,7 @@ import yaml
 
 from evolve.config import SearchConfig
 from evolve.errors import ConfigError
+from evolve.optimizers import OPTIMIZERS
 from evolve.setting import Setting
 from tasks.objective import Goal
 
@@ -82,3 +83,14 @@ def test_generation_settings_reach_the_requests(unanswered: Path) -> None:
     made = setting(unanswered, WRITING, gen_kwargs={"max_gen_toks": 2})
     (first, *_) = made.prepared.requests("search")["writing"]
     assert first.instances[0].args[1]["max_gen_toks"] == 2
+
+
+def test_only_who_looks_for_a_front_takes_each_task_for_an_objective(unanswered: Path) -> None:
+    def objectives(optimizer: str) -> int:
+        given = setting(unanswered, PICK, WRITING)
+        search = given.config.search.model_copy(update={"optimizer": optimizer})
+        return Setting(given.config.model_copy(update={"search": search})).problem.objectives
+
+    assert {name: objectives(name) for name in OPTIMIZERS} == {
+        name: 2 if name in ("nsga2", "nsga3") else 1 for name in OPTIMIZERS
+    }
