@@ -161,6 +161,7 @@ ARMS: dict[str, Callable[[Arena], Found]] = {
     "relaxed": relaxed,  # B9 only
     "ours-without-gradients": ours(gradients=False),
     "ours": ours(),
+    "ours-modules": ours(modules=("self_attn", "mlp")),
     "ours-unraced": ours(race=False),  # B5, beside the next
     "ours-raced-third": ours(share=1 / 3),
     "ours-faults": ours(faults=0.1),  # B11
@@ -168,5 +169,14 @@ ARMS: dict[str, Callable[[Arena], Found]] = {
     "ours-64": ours(64, pool=64),
     "ours-256": ours(256, pool=256),
 }
-ONLY_ASKED = ("relaxed", "ours-unraced", "ours-raced-third", "ours-faults", "ours-16", "ours-64", "ours-256")
+ONLY_ASKED = (
+    "relaxed",
+    "ours-modules",
+    "ours-unraced",
+    "ours-raced-third",
+    "ours-faults",
+    "ours-16",
+    "ours-64",
+    "ours-256",
+)
 """Arms of single benchmarks, which run where they are named."""

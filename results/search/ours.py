@@ -25,7 +25,7 @@ from evolve.preflight import Findings
 from evolve.trial import Evaluation, Failure, Job
 
 POOL, DOCUMENTS = 500, {"selection": 60, "report": 400}  # a skill; the report's are for the claim, and not charged
-SEARCHING = 0.83  # of the budget; the rest is for finalists
+SEARCHING = 0.8  # of the budget; the rest is for finalists
 
 
 class Counting:
@@ -78,10 +78,15 @@ def claim(verdict: Mapping[str, Any]) -> bool:
 
 
 def ours(
-    each: int = EACH, pool: int = POOL, share: float = 1.0, faults: float = 0.0, **search: Any
+    each: int = EACH,
+    pool: int = POOL,
+    share: float = 1.0,
+    faults: float = 0.0,
+    modules: Sequence[str] = (),
+    **search: Any,
 ) -> Callable[[Arena], Found]:
     """`each`: search documents a skill that a candidate is scored on, drawn for each generation anew from `pool`;
-    `share` of the budget; `search`: settings of search.yaml's section of that name beside the budget."""
+    `share` of the budget; `modules`: groups with genes of their own; `search`: settings of search.yaml's section of that name beside the budget."""
 
     def arm(arena: Arena) -> Found:
         budget = {"documents": int(SEARCHING * share * arena.budget), "trials": 100_000, "sample": each}
@@ -89,6 +94,7 @@ def ours(
         config = configuration(arena.bench, arena.seed, "bench", {**DOCUMENTS, "search": pool}, arena.folder)
         content = config.model_dump(mode="json", exclude_unset=True)
         content |= {"search": {**budget, **search}, "run": {**content["run"], "workers": 1}}
+        content["space"]["modules"] = list(modules)
         if arena.bench.name == "B9":
             content["space"] = SPACE
         file = arena.folder / "search.yaml"
