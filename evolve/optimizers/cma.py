@@ -16,7 +16,7 @@ from evolve.optimizers.optimizer import Problem
 from evolve.optimizers.strategy import Vector, as_point, margins, silence, strategy
 from evolve.trial import Observation, Point
 
-STEP = 0.1  # initial standard deviation of every gene, in units of its range
+STEP = 0.15  # initial standard deviation of every gene, in units of its range
 BORDER = 0.02  # the mean starts at least this far inside, where pycma's transformation of the bounds is not flat
 CONVERGED = 1e-3  # standard deviations, in units of the range, below which recipes differ by their rounding only
 MOST = 8  # times the first population, in which restarts end
@@ -97,8 +97,8 @@ class CmaEs:
         return strategy(center, deviations, least, self._population, seed, (0.0, 1.0))
 
 
-def initial_deviations(problem: Problem, step: float = STEP) -> Vector:
-    """Standard deviations to begin with, (d,), in units of the genes' ranges; `step` where the problem has none."""
+def initial_deviations(problem: Problem) -> Vector:
+    """Standard deviations to begin with, (d,), in units of the genes' ranges."""
     if problem.deviations is None:
-        return np.full(len(problem.genes), step)
+        return np.full(len(problem.genes), STEP)
     return np.array([max(deviation, CONVERGED) for deviation in problem.deviations])

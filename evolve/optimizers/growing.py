@@ -22,7 +22,6 @@ from evolve.optimizers.partition import Group, coarsest, name_of, split
 from evolve.optimizers.strategy import Vector, as_point, margins, silence, strategy
 from evolve.trial import Observation, Point
 
-STEP = 0.15  # initial standard deviation of every move, in units of the genes' ranges
 PER_MOVE = 2.0  # whole scorings per move before the groups are split
 WIDENING = 1.0  # of the steps since a level began: beyond, the level still gets on and has more time
 PATIENCE = 4.0  # times PER_MOVE, for a level that still gets on
@@ -44,7 +43,7 @@ class Growing:
 
     def __init__(self, problem: Problem) -> None:
         self._problem = problem
-        self._deviations = initial_deviations(problem, STEP)
+        self._deviations = initial_deviations(problem)
         self._least = margins(problem.genes)
         self._importance = np.array(problem.importance or (1.0,) * len(problem.genes))
         self._anchor = np.array(problem.mean or (0.5,) * len(problem.genes))

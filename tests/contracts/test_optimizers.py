@@ -317,4 +317,4 @@ def best_of(name: str, seed: int, trials: int) -> float:
 
 def test_cma_beats_random_search_on_a_sphere() -> None:
     cma, uniform = (np.mean([best_of(name, seed, 150) for seed in range(5)]) for name in ("cma", "random"))
-    assert cma > uniform / 3  # values are negative distances: at most a third of random's
+    assert cma > uniform / 2  # values are negative distances: at most half of random's, with a population against noise
