@@ -25,6 +25,7 @@ from evolve.front import Front, assembled, file_of, front_csv, front_of, spread_
 from evolve.importance import influences, recorded_gradients
 from evolve.lease import Lease
 from evolve.ledger import Ledger
+from evolve.levels import LEVEL
 from evolve.opening import START
 from evolve.progress import ProgressLog
 from evolve.setting import Setting
@@ -95,6 +96,7 @@ def decide(
         "genes": genes_told(setting, trials, ledger),
         "gaps": next((event["gaps"] for event in ledger.events("normalised")), {}),
         "worth": worth_told(ledger),
+        "level": LEVEL,
         "simplification": [asdict(step) for step in steps],
         "front": None if members is None else front_data(members),
     }

@@ -88,7 +88,7 @@ def dropped_text(verdict: Told) -> str:
     names = ", ".join(f"{each['name']} ({each['documents']})" for each in dropped)
     return (
         f"Stopped early, after the documents in brackets, as clearly worse than the leader (one-sided, "
-        f"{100 * LEVEL:g} % at each look): {names}."
+        f"{100 * float(verdict.get('level', LEVEL)):g} % at each look): {names}."
     )
 
 
