@@ -13,7 +13,7 @@ OPTIMIZERS: dict[str, Row] = {
     "kriging": Row(
         kriging.Kriging,
         strategy.default_population,
-        "Gaussian process that knows which genes belong together: few candidates, choices, whole numbers",
+        "Gaussian process that knows which genes belong together: choices and whole numbers, few candidates",
     ),
     "tpe": Row(
         sampler.tpe,

@@ -153,8 +153,7 @@ def fit(features: Features, points: Array, values: Array, errors: Array, theta: 
     """The posterior after (n, d) points with (n,) values of (n,) standard errors, by the most likely theta under its
     prior; `theta` is where the last fit ended.
 
-    The level is the mean without the worst quarter, since failures and wild starts tell little of the rest. Pulling
-    their values up as well was tried, and came less far.
+    The level is the mean without the worst quarter, since failures and wild starts tell little of the rest.
     """
     from scipy.optimize import minimize
 

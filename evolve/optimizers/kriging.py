@@ -1,4 +1,4 @@
-"""Bayesian optimization with the kernel of kernel.py: the most of few, noisy candidates.
+"""Bayesian optimization with the kernel of kernel.py: for few, noisy candidates of mixed genes.
 
 Each generation is drawn by Thompson sampling among random changes of the point that is believed to be best, from whole
 groups of genes down to single ones; that point climbs the posterior mean within a trust region around the best point
