@@ -85,8 +85,11 @@ def ours(
     modules: Sequence[str] = (),
     **search: Any,
 ) -> Callable[[Arena], Found]:
-    """`each`: search documents a skill that a candidate is scored on, drawn for each generation anew from `pool`;
-    `share` of the budget; `modules`: groups with genes of their own; `search`: settings of search.yaml's section of that name beside the budget."""
+    """`each`: search documents a skill that a candidate is scored on, drawn for each generation anew from `pool`.
+
+    `share`: of the budget. `modules`: groups with genes of their own. `search`: settings of search.yaml's section of
+    that name beside the budget.
+    """
 
     def arm(arena: Arena) -> Found:
         budget = {"documents": int(SEARCHING * share * arena.budget), "trials": 100_000, "sample": each}
