@@ -16,7 +16,7 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import pairwise
 from typing import Any
@@ -40,13 +40,15 @@ Remember = Callable[[Callable[[], dict[str, Any]], int], Mapping[str, Any]]
 @dataclass(frozen=True)
 class Settings:
     """How it is climbed. `step`: of Adam, in units of a weight, not of its range. `batch`: documents of each task a
-    step. `most`: steps; `patience`: epochs without a better one after which it ends."""
+    step. `most`: steps; `rounds`: through the documents, beyond which few of them are learned by heart (but no fewer than
+    SPACING steps); `patience`: epochs without a better one after which it ends."""
 
     step: float = 0.05
     batch: int = 8
     first: float = 0.9  # decay of the gradient's mean
     second: float = 0.99  # of its mean square
     most: int = 20
+    rounds: float = 2.5
     patience: int = 1
 
 
@@ -94,6 +96,7 @@ def descend(
     walked again from the record. A recipe that has no slopes ends it, with what was found until then.
     """
     sensitivity, walker = Sensitivity(space, checkpoints), Adam(space, start, settings)
+    settings = replace(settings, most=steps_of(documents, settings))
     steps: list[Step] = []
     charged, reason = 0, f"{settings.most} steps"
     for batch in batches(documents, settings, seed):
@@ -150,6 +153,12 @@ def batches(documents: Ids, settings: Settings, seed: int) -> list[dict[str, tup
         for batch, part in zip(taken, parts, strict=False):
             batch[task] = part
     return taken
+
+
+def steps_of(documents: Ids, settings: Settings) -> int:
+    """How many steps there are at most."""
+    longest = max((epoch(len(ids), settings) for ids in documents.values()), default=1)
+    return min(settings.most, max(SPACING, int(settings.rounds * longest)))
 
 
 def epoch(count: int, settings: Settings) -> int:

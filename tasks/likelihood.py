@@ -10,7 +10,7 @@ from tasks.batch import Batch, Target, batches_of
 from tasks.encoding import Encoded
 from tasks.forward import Answers, Forward
 from tasks.memory import Allowance
-from tasks.passes import Pass, plain_passes, plan_passes
+from tasks.passes import WORTH, Pass, plain_passes, plan_passes
 from tasks.reach import UNBOUNDED, Reach
 from tasks.tree import Tokens, Tree, separate, token_tree
 
@@ -28,11 +28,19 @@ class Likelihoods:
 
     `requests`: token ids of contexts and continuations, cut on the left to `max_length` tokens as lm-eval cuts them.
     `share`: whether the model bears that what sequences begin with in common is evaluated once, and `reach`: up to
-    which length.
+    which length. `worth`: the tokens of padding that a pass is worth.
     """
 
-    def __init__(self, requests: Sequence[Encoded], *, max_length: int, share: bool, reach: Reach = UNBOUNDED) -> None:
-        self._share, self._reach = share, reach
+    def __init__(
+        self,
+        requests: Sequence[Encoded],
+        *,
+        max_length: int,
+        share: bool,
+        reach: Reach = UNBOUNDED,
+        worth: int = WORTH,
+    ) -> None:
+        self._share, self._reach, self._worth = share, reach, worth
         self._cut = [((given + asked)[-(max_length + 1) :], len(asked)) for given, asked in requests]
         stops = list(accumulate(size for _, size in self._cut))
         self._places = [range(stop - size, stop) for stop, (_, size) in zip(stops, self._cut, strict=True)]
@@ -84,11 +92,14 @@ class Likelihoods:
         if together or prompts:
             inputs = list(dict.fromkeys([*(self._cut[index][0][:-1] for index in together), *prompts]))
             tree = token_tree(inputs, longest=tokens)
-            batches += self._planned(tree, plan_passes(tree, limit=tokens), inputs, together, prompts, forward)
+            batches += self._planned(
+                tree, plan_passes(tree, limit=tokens, worth=self._worth), inputs, together, prompts, forward
+            )
         if apart:
             inputs = list(dict.fromkeys(self._cut[index][0][:-1] for index in apart))
             tree = separate(inputs)
-            passes = plain_passes(tree, limit=tokens, together=self._reach.rope or max(map(len, inputs)))
+            longest = self._reach.rope or max(map(len, inputs))
+            passes = plain_passes(tree, limit=tokens, together=longest, worth=self._worth)
             batches += self._planned(tree, passes, inputs, apart, (), forward)
         return tuple(batches)
 

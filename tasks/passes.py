@@ -43,12 +43,13 @@ class Pass:
     drop: Nodes = ()
 
 
-def plan_passes(tree: Tree, *, limit: int) -> tuple[Pass, ...]:
+def plan_passes(tree: Tree, *, limit: int, worth: int = WORTH) -> tuple[Pass, ...]:
     """The passes that evaluate every node of the tree, in an order in which trunks come before what needs them.
 
     No pass has more than `limit` tokens, padding included, up to CARRIED: `limit` is the `longest` of the tree.
+    `worth`: the tokens of padding that a pass is worth.
     """
-    passes = list(Planner(tree, limit).below_trunk((), 0))
+    passes = list(Planner(tree, limit, worth).below_trunk((), 0))
     last = {node: number for number, each in enumerate(passes) for node in each.trunk}
     return tuple(
         Pass(each.trunk, each.rows, each.keep, tuple(node for node in each.trunk if last[node] == number))
@@ -56,19 +57,20 @@ def plan_passes(tree: Tree, *, limit: int) -> tuple[Pass, ...]:
     )
 
 
-def plain_passes(tree: Tree, *, limit: int, together: int) -> tuple[Pass, ...]:
+def plain_passes(tree: Tree, *, limit: int, together: int, worth: int = WORTH) -> tuple[Pass, ...]:
     """Passes for a tree of separate sequences: one a row, rows of like lengths together, those of more than `together`
     tokens alone."""
     rows = [Row((node,)) for node in tree.children[0]]
     short = [row for row in rows if len(tree.tokens[row.nodes[0]]) <= together]
     long = [row for row in rows if len(tree.tokens[row.nodes[0]]) > together]
-    return tuple(Pass((), batch) for batch in (*Planner(tree, limit).batches(short), *((row,) for row in long)))
+    return tuple(Pass((), batch) for batch in (*Planner(tree, limit, worth).batches(short), *((row,) for row in long)))
 
 
 @dataclass(frozen=True)
 class Planner:
     tree: Tree
     limit: int
+    worth: int = WORTH
 
     def below_trunk(self, trunk: Nodes, node: int) -> Iterator[Pass]:
         """The passes for everything below `node`, whose path is in the trunk."""
@@ -132,7 +134,7 @@ class Planner:
 
     def batches(self, rows: Sequence[Row]) -> Iterator[tuple[Row, ...]]:
         """Rows of like lengths together, at most `limit` tokens with padding: the cut of the sorted rows in which
-        padding and passes, each worth WORTH tokens, cost least (dynamic programming over the cuts)."""
+        padding and passes, each of them `worth` tokens, cost least (dynamic programming over the cuts)."""
         ordered = sorted(rows, key=lambda each: -self.tokens(each.nodes))
         lengths = [self.tokens(row.nodes) for row in ordered]
         cost, cut = [0.0], [0]  # of the first rows; where their last pass begins
@@ -142,8 +144,8 @@ class Planner:
                 padded = lengths[start] * (stop - start)
                 if padded > self.limit and start < stop - 1:
                     break
-                if cost[start] + padded + WORTH < best:
-                    best, place = cost[start] + padded + WORTH, start
+                if cost[start] + padded + self.worth < best:
+                    best, place = cost[start] + padded + self.worth, start
             cost.append(best)
             cut.append(place)
         passes = []

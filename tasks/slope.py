@@ -22,12 +22,14 @@ from tasks.length import context_length
 from tasks.likelihood import Likelihoods
 from tasks.memory import Allowance
 from tasks.objective import Objective
+from tasks.passes import WORTH
 from tasks.prepared import Prepared
 from tasks.reach import reach_of
 from tasks.slope_question import Question, question_of
 from tasks.spec import SetName
 
 Gathering = Callable[[], AbstractContextManager[None]]
+PASS = 512  # tokens of padding that a pass is worth: each hands back a gradient of every weight
 LEAST = 1e-9  # of a request's factor, below which nothing is lost without it
 
 
@@ -71,7 +73,8 @@ class Slope:
         if not questions:
             raise TaskError("no task has right answers that could be made likelier; search without slopes")
         requests = [request for question in questions for request in question.requests]
-        totals = [each.total for each in self._planned(requests, share=True).ask(self._forward, self._allowance)]
+        asked = self._planned(requests, share=True).ask(self._forward, self._allowance)
+        totals = [each.total for each in asked]
         value, factors, place = 0.0, [], 0
         for question, weight in zip(questions, document_weights(questions, self._objective.weights), strict=True):
             own = totals[place : place + len(question.requests)]
@@ -96,13 +99,13 @@ class Slope:
         ]
         return [question for question in asked if question is not None]
 
-    def _planned(self, requests: Sequence[Encoded], *, share: bool) -> Likelihoods:
+    def _planned(self, requests: Sequence[Encoded], *, share: bool, worth: int = WORTH) -> Likelihoods:
         share = share and self._share
-        return Likelihoods(requests, max_length=self._max_length, share=share, reach=self._reach)
+        return Likelihoods(requests, max_length=self._max_length, share=share, reach=self._reach, worth=worth)
 
     def _backward(self, requests: Sequence[Encoded], factors: Sequence[float], gathering: Gathering) -> None:
         """Send backward the gradient of the sum of the requests' log-likelihoods by these factors."""
-        together, apart = (self._planned(requests, share=share) for share in (True, False))
+        together, apart = (self._planned(requests, share=share, worth=PASS) for share in (True, False))
         answers = apart.blank(self._forward)
         by_place = torch.tensor(
             [factor for factor, (_, asked) in zip(factors, requests, strict=True) for _ in asked],

@@ -56,7 +56,7 @@ def climb(seed: int, what: str, report: int) -> dict[str, Any]:
     setting = evaluator._setting
     ids = {task: sets.search for task, sets in setting.prepared.documents.items()}
     space, executor = setting.space, InProcess(evaluator)
-    settings = Settings(most=20)
+    settings = Settings(most=20, rounds=100)
     found = descend(
         space, space.start[0], executor, setting.checkpoints, ids, seed, remember=lambda facts, _: facts(),
         settings=settings,
