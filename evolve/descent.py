@@ -40,7 +40,7 @@ Remember = Callable[[Callable[[], dict[str, Any]], int], Mapping[str, Any]]
 @dataclass(frozen=True)
 class Settings:
     """How it is climbed. `step`: of Adam, in units of a weight, not of its range. `batch`: documents of each task a
-    step. `most`: steps; `rounds`: through the documents, beyond which few of them are learned by heart (but no fewer than
+    step. `most`: steps; `rounds`: through the documents, after which few are learned by heart (but no fewer than
     SPACING steps); `patience`: epochs without a better one after which it ends."""
 
     step: float = 0.05
