@@ -13,7 +13,8 @@ from search_spaces.space import DECIMALS, STRENGTHS, Point, SearchSpace
 
 TASK_ARITHMETIC_WEIGHT = 0.3  # Ilharco et al. 2023, "Editing models with task arithmetic", for many tasks
 WINNER, BASE = "winner", "base"  # rows of the report
-RESERVED = (WINNER, BASE, "uniform average")  # so a source of that name gets another label
+AVERAGE, ARITHMETIC = "uniform average", f"task arithmetic, weight {TASK_ARITHMETIC_WEIGHT}"
+RESERVED = (WINNER, BASE, AVERAGE)  # so a source of that name gets another label
 AVERAGING = ("linear", "task_arithmetic")  # methods whose merge is the mean where every weight is 1/k
 DARE_DENSITY = 0.1  # Yu et al. 2024, arXiv:2311.03099: drop 90 %, rescale the rest
 TIES_DENSITY = 0.2  # Yadav et al. 2023, "TIES-Merging": keep the top 20 %, weight 1, when nothing can be tuned
@@ -30,8 +31,8 @@ def plain_merges(family: Family) -> dict[str, Recipe]:
     """Uniform average of the sources, task arithmetic, TIES and DARE as published, untuned."""
     weight = TASK_ARITHMETIC_WEIGHT
     return {
-        "uniform average": averaged(family, family.sources),
-        f"task arithmetic, weight {weight}": merged(family, "task_arithmetic", weight=weight),
+        AVERAGE: averaged(family, family.sources),
+        ARITHMETIC: merged(family, "task_arithmetic", weight=weight),
         f"TIES, density {TIES_DENSITY}": merged(family, "ties", weight=1.0, density=TIES_DENSITY),
         f"DARE, density {DARE_DENSITY}": merged(family, "dare_linear", weight=weight, density=DARE_DENSITY),
     }

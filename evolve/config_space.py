@@ -16,8 +16,11 @@ class Space(Section):
     layers: Layers = Field(
         "per_layer", description="per_layer, or blocks of layers with genes of their own, or {smooth: knots}"
     )
-    modules: tuple[str, ...] = Field(
-        (), strict=False, description="module groups with genes of their own, by part of a tensor's name"
+    modules: tuple[str, ...] | None = Field(
+        None,
+        strict=False,
+        description="module groups with genes of their own, by part of a tensor's name; "
+        "null: attention and MLP apart, where layers is per_layer",
     )
     parameters: dict[str, Bounds] = Field(
         {}, description="narrower bounds {low, high}, values to choose from [..], or a fixed value"

@@ -47,6 +47,7 @@ class Settings:
     batch: int = 8
     first: float = 0.9  # decay of the gradient's mean
     second: float = 0.99  # of its mean square
+    falls: bool = True
     most: int = 20
     rounds: float = 2.5
     patience: int = 1
@@ -182,12 +183,13 @@ class Adam:
         """One step up the gradient; what would leave the cube stays at its wall."""
         first, second = self._settings.first, self._settings.second
         self._count += 1
+        fall = max(0.0, 1 - (self._count - 1) / self._settings.most) if self._settings.falls else 1.0
         moved = []
         for i, (x, g) in enumerate(zip(self.point, gradient, strict=True)):
             self._mean[i] = first * self._mean[i] + (1 - first) * g
             self._square[i] = second * self._square[i] + (1 - second) * g * g
             m, v = self._mean[i] / (1 - first**self._count), self._square[i] / (1 - second**self._count)
-            moved.append(min(1.0, max(0.0, x + self._lengths[i] * m / math.sqrt(v))) if v > 0 else x)
+            moved.append(min(1.0, max(0.0, x + fall * self._lengths[i] * m / math.sqrt(v))) if v > 0 else x)
         self.point = tuple(moved)
 
 

@@ -78,7 +78,7 @@ def decide(
     openings = ledger.events("report opened")
     if not openings or openings[-1]["trials"] != len(trials):
         ledger.add_event("report opened", trials=len(trials), winner=winner.digest)
-    baselines = opening_recipes(trials, setting.space, objective)
+    baselines = opening_recipes(trials, setting.space)
     log.stage("report documents", len(setting.family.models) + len(baselines) + 1)
     verdict = judge(
         selection,

@@ -21,10 +21,8 @@ from tasks.errors import NotFinite, TaskError
 from tasks.memory import is_out_of_memory
 from tasks.score import Score, Scorer
 from tasks.sharing import bears_sharing
-from tasks.slope import Slope
+from tasks.slope import HELD, Slope
 from tasks.spec import SMALLEST
-
-HELD = 4  # times as much as in scoring is held of a token on its way forward and back
 
 
 class Evaluator:

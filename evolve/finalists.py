@@ -26,8 +26,6 @@ from search_spaces.space import SearchSpace
 from tasks.objective import Measures, Objective, Utilities, total_of
 from tasks.score import Score
 
-SOUP = "greedy soup"
-
 NO_ANSWERS: Mapping[str, Utilities] = {}
 Kind = Literal["found", "mean", "start"]
 Floors = Mapping[str, float]
@@ -143,13 +141,11 @@ def standing(scored: Sequence[Trial], objective: Objective, answers: Mapping[str
     return [trial for trial in starts if not clearly_worse(trial)]
 
 
-def opening_recipes(trials: Sequence[Trial], space: SearchSpace, objective: Objective) -> dict[str, Recipe]:
-    """The opening's recipes by name, of those that were scored whole; of all greedy soups the one that came best."""
+def opening_recipes(trials: Sequence[Trial], space: SearchSpace) -> dict[str, Recipe]:
+    """The opening's recipes by name, of those that were scored whole."""
     starts = [each for each in trials if each.origin.startswith(START) and each.whole and each.value is not None]
-    soups = [each for each in starts if SOUP in each.origin]
-    best = max(soups, key=lambda each: value_of(each, objective), default=None)
-    chosen = [each for each in starts if each not in soups or each is best]
-    return {each.origin.removeprefix(START): recipe_of(each, space) for each in chosen}
+    found = {each.digest: Finalist(name_of(each), recipe_of(each, space), None) for each in starts}
+    return {each.name: each.recipe for each in distinct(found.values())}
 
 
 def value_of(trial: Trial, objective: Objective) -> float:
@@ -160,14 +156,17 @@ def value_of(trial: Trial, objective: Objective) -> float:
     return total_of(weights[task] * part for task, part in trial.parts.items()) / total_of(weights.values())
 
 
+def name_of(trial: Trial) -> str:
+    return trial.origin.removeprefix(START) if trial.origin.startswith(START) else f"trial {trial.id}"
+
+
 def finalist_of(trial: Trial, space: SearchSpace, objective: Objective) -> Finalist:
-    start = trial.origin.startswith(START)
     return Finalist(
-        trial.origin.removeprefix(START) if start else f"trial {trial.id}",
+        name_of(trial),
         recipe_of(trial, space),
         value_of(trial, objective),
         metrics={"search": trial.tasks},
-        kind="start" if start else "found",
+        kind="start" if trial.origin.startswith(START) else "found",
         error=trial.standard_error,
     )
 

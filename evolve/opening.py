@@ -11,13 +11,22 @@ from typing import Any
 
 from engine.recipe import Recipe
 from evolve import baselines
-from evolve.baselines import averaged, model_recipes, opening_merges, start_name
+from evolve.baselines import (
+    ARITHMETIC,
+    AVERAGE,
+    TASK_ARITHMETIC_WEIGHT,
+    averaged,
+    model_recipes,
+    opening_merges,
+    start_name,
+)
 from evolve.errors import RunError
 from evolve.normalisation import gaps
 from evolve.study import Proposal, Study, value_of
 from evolve.trial import Point, Trial
 from search_spaces.depth import Family
 from search_spaces.mixture import mixture_point
+from search_spaces.space import SearchSpace
 
 START = "start: "  # how the origins of all these begin
 EDIT = "edit: "  # and those of edits of the order of layers, which nobody makes by hand
@@ -48,14 +57,18 @@ def opening(study: Study, *, normalize: bool) -> Opened:
         raise nothing_scored(models)
     if normalize:
         study.objective = study.objective.normalised(measured_gaps(study, models))
-    study.score(proposals(opening_merges(study.space)), keep=KEPT)
+    merges = opening_merges(study.space)
+    places: dict[int, Point | None] = {}
+    for name, trial in zip(merges, study.score(proposals(merges), keep=KEPT), strict=True):
+        places[trial.id] = place_of(name, study.space)
     origin = EDIT if study.space.spec.order else START
     points = [
         Proposal(study.space.decode(point), origin + start_name(study.space, point), point)
         for point in study.space.start
+        if point not in places.values()
     ]
     starts = study.score(points, keep=KEPT)
-    places: dict[int, Point | None] = {trial.id: trial.point for trial in starts}
+    places |= {trial.id: trial.point for trial in starts}
     places[models[0].id] = mixture_point(study.space, {family.base: 1.0})
     soup, members = greedy_soup(study, family, models[1:])
     if soup is not None:
@@ -63,6 +76,15 @@ def opening(study: Study, *, normalize: bool) -> Opened:
     known = [trial for trial in study.trials if places.get(trial.id) and trial.whole and trial.failure is None]
     best = max(known, key=lambda trial: value_of(trial.parts, study.objective.weights), default=None)
     return Opened(starts, places[best.id] if best is not None else None)
+
+
+def place_of(name: str, space: SearchSpace) -> Point | None:
+    """Where a plain merge lies in a space of task arithmetic alone, whose start has some of them too; else None."""
+    sources = space.spec.family.sources
+    weights = {AVERAGE: 1 / len(sources), ARITHMETIC: TASK_ARITHMETIC_WEIGHT}
+    if space.spec.methods != ("task_arithmetic",) or name not in weights:
+        return None
+    return mixture_point(space, dict.fromkeys(sources, weights[name]))
 
 
 def proposals(recipes: Mapping[str, Recipe]) -> list[Proposal]:

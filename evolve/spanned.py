@@ -24,6 +24,9 @@ from search_spaces.space import SearchSpace, search_space
 
 T = TypeVar("T")
 
+USUAL = (("self_attn", "self_attention", "attention", "attn"), ("mlp", "feed_forward", "ffn"))
+"""What attention and the MLP are called in tensors' names."""
+
 
 def spanned(wanted: Space, base: Checkpoint, family: Family, seed: int) -> SearchSpace:
     """Raises ConfigError for methods, parameters or layers that the models do not bear."""
@@ -32,7 +35,8 @@ def spanned(wanted: Space, base: Checkpoint, family: Family, seed: int) -> Searc
     for index, name in enumerate(wanted.method):
         named(METHODS, name, "merge method", f"space.method[{index}]")
     check_parameters(wanted)
-    check_modules(wanted.modules, base)
+    modules = usual_modules(wanted, base) if wanted.modules is None else wanted.modules
+    check_modules(modules, base)
     check_scale(wanted)
     check_subset(wanted, family)
     kind, count = depth_of(wanted.layers)
@@ -44,7 +48,7 @@ def spanned(wanted: Space, base: Checkpoint, family: Family, seed: int) -> Searc
             methods=wanted.method,
             depth=SPACES[kind],
             count=count,
-            modules=wanted.modules,
+            modules=modules,
             bounds={name: bounds_of(value) for name, value in wanted.parameters.items()},
             seed=seed,
             scale=range_of(wanted.scale, SCALE),
@@ -80,6 +84,14 @@ def check_parameters(wanted: Space) -> None:
         for row in rows:
             if row.name == name:
                 check_kind(row, bounds_of(value))
+
+
+def usual_modules(wanted: Space, base: Checkpoint) -> tuple[str, ...]:
+    """Attention and MLP by the names that they have in this model, where every layer has genes of its own."""
+    found = [next((name for name in names if any(f".{name}." in tensor for tensor in base.tensors)), None)
+             for names in USUAL]  # fmt: skip
+    groups = tuple(name for name in found if name is not None)
+    return groups if wanted.layers == "per_layer" and len(groups) == len(USUAL) else ()
 
 
 def check_modules(modules: tuple[str, ...], base: Checkpoint) -> None:

@@ -9,10 +9,12 @@ from typing import Any
 from evolve.environment import usable_cores, usable_memory
 from evolve.setting import DTYPES, Setting
 from tasks.generation import PROMPTS
+from tasks.slope import HELD
 
 PROCESS_BYTES = 700 * 2**20  # a Python process with torch, transformers and lm-eval loaded
 SCORED = 4  # one token in so many is scored, in tasks of short prompts
 WIDTHS = 12  # activations of a token in flight, in hidden sizes: the residual, attention, the widened MLP
+KEPT_WIDTHS = 35  # of a layer, in hidden sizes, that a token keeps for the way back (measured on a Llama of 135M)
 DRIVER_BYTES = 900 * 2**20  # the driver itself, and Ray's own processes
 SHARES = 10_000  # parts of a GPU that Ray tells apart
 
@@ -111,7 +113,15 @@ def worker_bytes(setting: Setting) -> int:
     batch = setting.config.score.batch_tokens * token
     if setting.generates:
         batch += PROMPTS * setting.config.score.batch_tokens * cache_bytes(base.config, itemsize)
+    if setting.config.search.gradients:
+        batch = max(batch, slope_bytes(base.config, setting.config.score.batch_tokens, itemsize))
     return PROCESS_BYTES + sum(elements) * itemsize + largest + batch
+
+
+def slope_bytes(config: dict[str, Any], tokens: int, itemsize: int) -> int:
+    """Bytes of a pass forward and backward of a batch of `tokens`, which is cut into smaller ones for it."""
+    kept = KEPT_WIDTHS * int(config.get("hidden_size") or 0) * int(config.get("num_hidden_layers") or 0) * itemsize
+    return tokens // HELD * (kept + 3 * 4 * int(config.get("vocab_size") or 0) // SCORED)
 
 
 def activation_bytes(config: dict[str, Any], itemsize: int) -> int:

@@ -15,7 +15,7 @@ from search_spaces.layer_order import edit_deviations, order_starts, usual
 
 Point = tuple[float, ...]
 
-STRENGTHS = (0.3, 0.6, 1.0)  # uniform weights tried before the search, beside 1/k
+STRENGTHS = (0.1, 0.3, 0.6, 1.0)  # uniform weights tried before the search, beside 1/k
 DECIMALS = 4  # of a gene's value in a recipe: readable, and far below what scores can tell apart
 
 

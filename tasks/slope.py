@@ -29,6 +29,7 @@ from tasks.slope_question import Question, question_of
 from tasks.spec import SetName
 
 Gathering = Callable[[], AbstractContextManager[None]]
+HELD = 4  # times as much as in scoring is held of a token on its way forward and back
 PASS = 512  # tokens of padding that a pass is worth: each hands back a gradient of every weight
 LEAST = 1e-9  # of a request's factor, below which nothing is lost without it
 

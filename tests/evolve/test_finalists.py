@@ -204,8 +204,8 @@ def test_finalists_are_the_best_few_and_the_baselines_that_are_not_clearly_worse
     assert chosen(trials) == ["trial 4", "trial 5", "math", "greedy soup of 2", "greedy soup of 2 (2)"]
     assert "base" in chosen(trials, floors={"t": 0.1}, base=trials[0].digest)
     assert chosen([*trials, trial(8, 0.8, weight=0.54)], 2)[:2] == ["trial 8", "trial 5"], "two points, one recipe"
-    names = opening_recipes(trials, SPACE, ACCURACY)
-    assert list(names) == ["base", "math", "greedy soup of 2"]
+    names = opening_recipes(trials, SPACE)
+    assert list(names) == ["base", "math", "greedy soup of 2", "greedy soup of 2 (2)"]
     assert names["greedy soup of 2"].digest == trials[2].digest
 
 

@@ -30,7 +30,7 @@ def spanned(*sources: str, **space: Any) -> SearchSpace:
 def test_the_usual_space_is_task_arithmetic_with_weights_for_every_layer() -> None:
     space = spanned("sort", "reverse")
     assert space.spec.methods == ("task_arithmetic",)
-    assert len(space.genes) == 2 * (6 + 1)
+    assert len(space.genes) == 2 * (6 * 3 + 1)
 
 
 def test_scale_takes_a_range_of_its_own() -> None:
