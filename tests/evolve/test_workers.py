@@ -37,6 +37,7 @@ def setting(**changes: Any) -> Setting:
             "documents": {"search": 4, "selection": 4, "report": 4},
             "batch_tokens": changes.pop("batch_tokens", 2048),
         },
+        "search": {"gradients": changes.pop("gradients", False)},
         "run": changes,
     }
     return Setting(SearchConfig.model_validate(data))
@@ -66,6 +67,12 @@ def test_threads_that_are_asked_for_are_followed(machine: Any) -> None:
 def test_a_worker_needs_its_process_and_more_for_larger_batches() -> None:
     small, large = worker_bytes(setting()), worker_bytes(setting(batch_tokens=16384))
     assert PROCESS_BYTES < small < large < 2 * PROCESS_BYTES
+
+
+def test_the_way_back_of_a_gradient_is_held_as_well() -> None:
+    without, climbing = worker_bytes(setting()), worker_bytes(setting(gradients=True))
+    assert without < climbing < 2 * without
+    assert worker_bytes(setting(gradients=True, batch_tokens=4096)) > climbing
 
 
 def test_what_is_generated_from_is_held_at_once() -> None:
