@@ -18,6 +18,7 @@ from evolve.errors import RunError
 from evolve.executor import Executor
 from evolve.floors import violation
 from evolve.levels import CLEARLY
+from evolve.loop import GRADIENT
 from evolve.opening import START
 from evolve.statistics import clearly_below
 from evolve.study import recipe_of
@@ -81,8 +82,9 @@ def choose_finalists(
     front: Iterable[Trial] = (),
     answers: Mapping[str, Utilities] = NO_ANSWERS,
 ) -> list[Finalist]:
-    """The `count` best recipes of the search and its `front`, the optimizer's own recommendation, and the baselines
-    but for those that are clearly worse than the best of them on the search documents.
+    """The `count` best recipes of the search and its `front`, the optimizer's own recommendation, where gradients led
+    (by other documents than those that scored it), and the baselines but for those that are clearly worse than the best
+    of them on the search documents.
 
     `base`: digest of the base's recipe, which is always one of them where there are floors; `answers`: what the
     baselines scored on the same search documents, by digest. Who left a race early has not the documents to be one.
@@ -104,7 +106,8 @@ def choose_finalists(
         if len(best) < count or trial.digest in best:
             best.setdefault(trial.digest, trial)
     chosen = {digest: finalist_of(trial, space, objective) for digest, trial in best.items()}
-    for trial in (*front, *standing(scored, objective, answers), *(bases if floors else ())):
+    climbed = [trial for trial in scored if trial.origin == GRADIENT]
+    for trial in (*front, *climbed, *standing(scored, objective, answers), *(bases if floors else ())):
         chosen.setdefault(trial.digest, finalist_of(trial, space, objective))
     if recommended is not None:
         recipe = space.decode(recommended)

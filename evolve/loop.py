@@ -22,6 +22,8 @@ from tasks.objective import Objective
 
 Floors = Mapping[str, float]  # task -> how far its metric may fall below the base's
 NO_FLOORS: Floors = {}
+GRADIENT = "gradient"  # the origin of points that a climb came to
+NEAR = 0.04  # first deviations around such a point, in units of the genes' ranges: its details are worth keeping
 Climb = Callable[[Point, Remember], Descent]
 
 
@@ -47,8 +49,13 @@ def search(
         if climb is not None and opened.mean is not None:
             climbed = climb(opened.mean, partial(study.decide, "slopes"))
             if climbed.points:
-                starts += study.score([proposal(study, point, "gradient") for point in climbed.points])
-                begin = replace(begin, mean=best_of(starts, study, floors).point, importance=climbed.importance)
+                starts += study.score([proposal(study, point, GRADIENT) for point in climbed.points])
+                begin = replace(
+                    begin,
+                    mean=best_of(starts, study, floors).point,
+                    deviations=tuple(NEAR for _ in begin.genes),
+                    importance=climbed.importance,
+                )
         optimizer = make(replace(begin, start=tuple(trial.point for trial in starts)))
         generations(study, optimizer, starts, floors, over)
     return optimizer.recommend() if optimizer is not None else None

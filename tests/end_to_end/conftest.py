@@ -34,7 +34,7 @@ def config(tmp_path: Path) -> Config:
             "documents": {"search": 8, "selection": 16, "report": 32},
             "dtype": "float32",
         },
-        "search": {"trials": 20, "population": 4, "finalists": 2},
+        "search": {"trials": 20, "population": 4, "finalists": 2, "stop_early": False},
         "run": {"workers": 1, "output": str(tmp_path / "results")},
     }
 
