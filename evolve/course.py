@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Protocol
 
 from engine.methods import METHODS
-from evolve.descent import Descent, Remember, descend
+from evolve.descent import CHANCE, Descent, Remember, descend
 from evolve.draws import Draws
 from evolve.loop import Climb, search
 from evolve.optimizers import OPTIMIZERS
@@ -14,9 +15,19 @@ from evolve.study import Study
 from evolve.trial import Point
 from evolve.worth import Worth
 from search_spaces.sensitivity import has_slope
+from tasks.objective import Objective
+from tasks.slope_question import parts_of
 
 
-def searched(study: Study, setting: Setting) -> Point | None:
+class Log(Protocol):
+    """Who is told how the climb goes: `note` of a step, `say` of what stays to be read."""
+
+    def note(self, text: str) -> None: ...
+
+    def say(self, text: str) -> None: ...
+
+
+def searched(study: Study, setting: Setting, log: Log) -> Point | None:
     """Search until the budget is spent; returns the point that the optimizer believes in."""
     score = setting.config.score
     return search(
@@ -25,18 +36,20 @@ def searched(study: Study, setting: Setting) -> Point | None:
         setting.problem,
         normalize=score.normalize,
         floors=score.floors,
-        climb=climb_of(setting, study),
+        climb=climb_of(setting, study, log),
         over=over_of(setting, study),
     )
 
 
 def draws_of(setting: Setting) -> Draws:
-    """What candidates are scored on. A race looks at a single value, and would miss floors and other objectives."""
+    """What candidates are scored on. A race looks at a single value, and would miss floors and other objectives; and at
+    a part of the documents, of which a ratio over all of them cannot be told."""
     racing = setting.config.search.race and not setting.config.score.floors and setting.problem.objectives == 1
+    racing = racing and all(goal.aggregation == "mean" for goal in setting.objective.goals)
     return Draws(search_documents(setting), setting.config.seed, setting.config.search.sample, racing)
 
 
-def climb_of(setting: Setting, study: Study) -> Climb | None:
+def climb_of(setting: Setting, study: Study, log: Log) -> Climb | None:
     """How the search climbs by gradients, where that is asked for and every method of the space has them."""
     space = setting.space
     able = all(METHODS[name].differentiable for name in space.spec.methods) and any(map(has_slope, space.genes))
@@ -44,16 +57,47 @@ def climb_of(setting: Setting, study: Study) -> Climb | None:
         return None
 
     def climb(start: Point, remember: Remember) -> Descent:
-        documents, seed = search_documents(setting), setting.config.seed
-        return descend(space, start, study.executor, setting.checkpoints, documents, seed, remember=remember)
+        documents, seed, climbed = search_documents(setting), setting.config.seed, climbed_by(setting.objective)
+        found = descend(
+            space,
+            start,
+            study.executor,
+            setting.checkpoints,
+            documents,
+            seed,
+            remember=remember,
+            tell=log.note,
+            climbed=climbed,
+        )
+        log.say(summary(found, climbed))
+        return found
 
     return climb
 
 
+def climbed_by(objective: Objective) -> str:
+    """What the value of a gradient's step is called, which has several parts where tasks or shares differ."""
+    parts = {parts_of(goal, objective) for goal in objective.goals}
+    chances, likely = (all(part[place] == 0 for part in parts) for place in (1, 0))
+    return CHANCE if chances else "log-likelihood of the right answers" if likely else "value of what is climbed"
+
+
+def summary(found: Descent, climbed: str) -> str:
+    """How a climb went, in a line."""
+    if not found.steps:
+        return f"gradients: no step was made: {found.reason}"
+    first, last = found.steps[0].value, found.steps[-1].value
+    return (
+        f"gradients: {climbed} {first:.3f} at first, {last:.3f} after {len(found.steps)} steps; ended: {found.reason}"
+    )
+
+
 def over_of(setting: Setting, study: Study) -> Callable[[], bool]:
-    """Whether the search has become idle, where it may say so: with floors and several objectives better values are not
-    all that is looked for."""
-    if not setting.config.search.stop_early or setting.config.score.floors or setting.problem.objectives > 1:
+    """Whether the search has become idle, where it may say so: of metrics that are means over documents, where nothing
+    but better values is looked for."""
+    means = setting.objective.is_metric and all(goal.aggregation == "mean" for goal in setting.objective.goals)
+    single = not setting.config.score.floors and setting.problem.objectives == 1
+    if not (setting.config.search.stop_early and means and single):
         return lambda: False
     documents = {task: tuple(sets.selection) for task, sets in setting.prepared.documents.items()}
     return Worth(study, Draws(documents, setting.config.seed)).over

@@ -31,10 +31,14 @@ RATIO = 4.5  # the dearer of the two
 SPACING = 10  # steps between two points that are worth scoring
 TAIL = 8  # steps whose mean such a point is
 SHORTEST = 4  # steps that are compared with as many before them
+NOT_FINITE = "not finite"  # the kind of failures that are found when documents are scored
 LEAST = 0.005  # what a round has to gain: of a chance, half a point
 Ids = Mapping[str, Sequence[int]]  # task -> documents
-Remember = Callable[[Callable[[], dict[str, Any]], int], Mapping[str, Any]]
-"""(facts, documents) -> what a step found out: `facts()`, or what is on record of it; `documents` are charged."""
+Facts = Callable[[], dict[str, Any]]
+Remember = Callable[[Facts, int], Mapping[str, Any]]
+"""(facts, documents) -> what a step found out: `facts()`, or what is on record of it; of `documents`, the most that it
+may take, those are charged that the facts tell as their `documents`."""
+CHANCE = "chance of a right answer"
 
 
 @dataclass(frozen=True)
@@ -90,20 +94,24 @@ def descend(
     *,
     remember: Remember,
     settings: Settings = DEFAULTS,
+    tell: Callable[[str], None] = lambda _: None,
+    climbed: str = CHANCE,
 ) -> Descent:
     """Climb from `start`, by steps over a few of the search `documents` at a time, until that helps no more.
 
     Everything is a function of the arguments and of what `remember` returns, so that a climb that was interrupted is
-    walked again from the record. A recipe that has no slopes ends it, with what was found until then.
+    walked again from the record. A recipe that has no slopes ends it, with what was found until then. `tell` hears of
+    steps as they are made, of those on record nothing; `climbed`: what their value is called.
     """
     sensitivity, walker = Sensitivity(space, checkpoints), Adam(space, start, settings)
     settings = replace(settings, most=steps_of(documents, settings))
     steps: list[Step] = []
-    charged, reason = 0, f"{settings.most} steps"
+    charged, reason = 0, f"{settings.most} steps are the most"
     for batch in batches(documents, settings, seed):
-        cost = charge(batch)
-        facts = remember(partial(slopes_at, space, walker.point, executor, sensitivity, batch), cost)
-        charged += cost
+        cost, name = charge(batch), f"gradient step {len(steps) + 1} of {settings.most}, {climbed}"
+        found = partial(slopes_at, space, walker.point, executor, sensitivity, batch)
+        facts = remember(partial(told, found, name, tell), cost)
+        charged += facts.get("documents", cost)
         if facts["failure"]:
             reason = str(facts["failure"])
             break
@@ -116,20 +124,32 @@ def descend(
     return Descent(tuple(steps), means(steps, walker.point, settings), importance(steps, space), charged, reason)
 
 
+def told(found: Facts, name: str, tell: Callable[[str], None]) -> dict[str, Any]:
+    """The facts, after telling of them."""
+    facts = found()
+    if not facts["failure"]:
+        tell(f"{name} {facts['value']:.3f}")
+    return facts
+
+
 def slopes_at(
     space: SearchSpace, point: Point, executor: Executor, sensitivity: Sensitivity, batch: Mapping[str, tuple[int, ...]]
 ) -> dict[str, Any]:
-    """A step's facts, as they go on record: value and gradient, or the failure."""
+    """A step's facts, as they go on record: value and gradient, or the failure, and the documents to be charged, which
+    are none where nothing could be scored."""
+    cost = charge(batch)
     recipe = space.decode(point)
     for _, evaluation in executor.run([Job(recipe.digest, "search", recipe=recipe, only=batch, slopes=True)]):
         found, outcome = evaluation.slopes, evaluation.outcome
         if isinstance(outcome, Failure) or found is None:
-            return {"failure": outcome.message if isinstance(outcome, Failure) else "no slopes"}
+            lost = isinstance(outcome, Failure) and outcome.kind == NOT_FINITE
+            message = outcome.message if isinstance(outcome, Failure) else "no slopes"
+            return {"failure": message, "documents": cost if lost else 0}
         gradient = sensitivity.gradient(point, found.by)
         if not all(map(math.isfinite, (found.value, *gradient))):
-            return {"failure": "the gradient is not finite"}
-        return {"failure": None, "value": found.value, "gradient": list(gradient)}
-    return {"failure": "the job was not done"}
+            return {"failure": "the gradient is not finite", "documents": cost}
+        return {"failure": None, "value": found.value, "gradient": list(gradient), "documents": cost}
+    return {"failure": "the job was not done", "documents": 0}
 
 
 def charge(batch: Ids) -> int:

@@ -59,6 +59,13 @@ class ProgressLog:
             self._shown = time.monotonic()
             self.say(f"{self._name}: {self._done} of {self._total}{what and f', {what}'}")
 
+    def note(self, text: str) -> None:
+        """What is being done beside the stage's steps: in the bar, or every few seconds a line."""
+        self._bar.update(self._task, description=f"{self._name}: {text}")
+        if self._bar.disable and time.monotonic() - self._shown > EVERY:
+            self._shown = time.monotonic()
+            self.say(f"{self._name}: {text}")
+
     def show_trials(self, shown_as: Callable[[Trial], str]) -> None:
         """How a scored trial is put in words from now on."""
         self._shown_as = shown_as

@@ -73,7 +73,7 @@ def drive(config: SearchConfig, findings: Findings, ledger: Ledger, lease: Lease
             watcher=log,
             check=lease.check,
         )
-        recommended = searched(study, setting)
+        recommended = searched(study, setting, log)
         verdict = finish(config, findings, ledger, lease, executor, study.recorded, recommended, log)
     finally:
         executor.close()

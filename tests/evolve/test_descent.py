@@ -10,10 +10,12 @@ from typing import Any
 import pytest
 
 from evolve.config import SearchConfig
+from evolve.course import climbed_by, summary
 from evolve.descent import RATIO, Descent, Settings, Step, batches, charge, descend, ended
 from evolve.evaluator import Evaluator
 from evolve.executor import InProcess
 from evolve.setting import Setting
+from tasks.objective import Goal, Objective
 
 DEMO = Path(__file__).parents[2] / "tasks" / "demo"
 BASE, REVERSE, SORT = (str(DEMO / "models" / name) for name in ("base", "reverse", "sort"))
@@ -52,16 +54,30 @@ class Record:
             self.facts.append(facts())
             self.made += 1
         self.read += 1
-        self.documents += documents
+        self.documents += self.facts[self.read - 1].get("documents", documents)
         return self.facts[self.read - 1]
 
 
-def climb(evaluator: Evaluator, record: Record, settings: Settings = FEW) -> Descent:
+def silent(_: str) -> None:
+    """Nobody listens."""
+
+
+def climb(
+    evaluator: Evaluator, record: Record, settings: Settings = FEW, tell: Callable[[str], None] = silent
+) -> Descent:
     setting: Setting = evaluator._setting
     ids = {task: [each.id for each in its] for task, its in setting.prepared.requests("search").items()}
     space = setting.space
     return descend(
-        space, space.start[-1], InProcess(evaluator), setting.checkpoints, ids, 1, remember=record, settings=settings
+        space,
+        space.start[-1],
+        InProcess(evaluator),
+        setting.checkpoints,
+        ids,
+        1,
+        remember=record,
+        settings=settings,
+        tell=tell,
     )
 
 
@@ -77,17 +93,22 @@ def test_it_rises_and_is_walked_again_from_the_record(evaluator: Evaluator) -> N
     again = Record(record.facts)
     assert climb(evaluator, again) == first
     assert again.made == 0
-    cut = Record(record.facts[:3])
-    assert climb(evaluator, cut) == first
+    cut, heard = Record(record.facts[:3]), list[str]()
+    assert climb(evaluator, cut, tell=heard.append) == first
     assert cut.made == 3
+    assert [line.rsplit(" ", 1)[0] for line in heard] == [
+        f"gradient step {number} of 6, chance of a right answer" for number in (4, 5, 6)
+    ]
+    assert float(heard[-1].split()[-1]) == pytest.approx(first.steps[-1].value, abs=1e-3)
 
 
 def test_what_has_no_slopes_ends_it() -> None:
     record = Record()
     found = climb(Evaluator(config("sce")), record)
     assert found.steps == found.points == ()
-    assert found.charged == record.documents == charge({"a": range(8)})
+    assert found.charged == record.documents == 0
     assert "sce" in found.reason
+    assert summary(found, "chance") == f"gradients: no step was made: {found.reason}"
 
 
 def test_every_document_is_taken_once_a_round() -> None:
@@ -115,6 +136,16 @@ def test_a_round_that_is_no_better_ends_it() -> None:
     assert ended(steps(-1.0, -0.9, -0.9), ids, settings)
     assert not ended(steps(-1.0, -0.9, -0.95)[:-1], ids, settings)
     assert not ended(steps(-1.0, -0.9, -0.95), ids, replace(settings, patience=2))
+
+
+def test_what_is_climbed_is_called_by_its_name() -> None:
+    accuracy, text = Goal("a", "acc,none", 1.0, True), Goal("t", "word_perplexity,none", 1.0, False, "perplexity")
+    assert climbed_by(Objective((accuracy,))) == "chance of a right answer"
+    assert "log-likelihood" in climbed_by(Objective((accuracy,), metric=0.0, loglikelihood=1.0))
+    assert "log-likelihood" in climbed_by(Objective((text,)))
+    for mixed in (Objective((accuracy, text)), Objective((accuracy,), loglikelihood=0.2)):
+        assert "chance" not in climbed_by(mixed)
+        assert "log-likelihood" not in climbed_by(mixed)
 
 
 def test_documents_are_charged_at_what_they_take() -> None:
