@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,8 @@ from evolve.setting import Setting
 from evolve.simplify import Step, as_events, simplify
 from evolve.study import recipe_of
 from evolve.trial import Failure, Job, Point, Trial
-from evolve.verdict import Verdict, judge
+from evolve.twins import same_merge
+from evolve.verdict import Verdict, judge, others
 from tasks.objective import Objective, Utilities
 
 
@@ -79,7 +81,7 @@ def decide(
     if not openings or openings[-1]["trials"] != len(trials):
         ledger.add_event("report opened", trials=len(trials), winner=winner.digest)
     baselines = opening_recipes(trials, setting.space)
-    log.stage("report documents", len(setting.family.models) + len(baselines) + 1)
+    log.stage("report documents", 1 + len(setting.family.models) + len(others(setting.family, baselines)))
     verdict = judge(
         selection,
         config.folder / "checkpoint",
@@ -91,6 +93,7 @@ def decide(
         baselines=baselines,
         floors=floors,
         ranked_by=objective,
+        same=partial(same_merge, checkpoints=setting.checkpoints),
     )
     told = {
         "genes": genes_told(setting, trials, ledger),

@@ -42,8 +42,8 @@ def headline(verdict: dict[str, Any], figures: Figures) -> str:
 
     A gain is claimed where the intervals over every model and plain merge lie above zero.
     """
-    own = verdict["finalists"][0]["name"] if begun_with(verdict) else None
-    others = [row for row in verdict["rows"][1:] if row["name"] == verdict["best"] or row["name"] != own]
+    own = [verdict["finalists"][0]["name"], *verdict.get("same", ())] if begun_with(verdict) else []
+    others = [row for row in verdict["rows"][1:] if row["name"] == verdict["best"] or row["name"] not in own]
     best = next(row for row in others if row["name"] == verdict["best"])
     gain = best["gain"]
     unscored = f" that could be scored (not {', '.join(verdict['failed'])})" if verdict["failed"] else ""

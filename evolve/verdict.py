@@ -7,6 +7,7 @@ overstates it.
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -20,6 +21,7 @@ from evolve.finalists import Finalist, Selection, scored
 from evolve.floors import FloorCheck, check
 from evolve.statistics import Difference, paired_difference, standard_error
 from evolve.trial import Job
+from evolve.twins import alike
 from search_spaces.depth import Family
 from tasks.objective import Objective, Utilities, mean_over_tasks
 from tasks.score import Score
@@ -62,6 +64,7 @@ class TaskGain:
 class Verdict:
     """What the report says. `rows` begin with the winner; `best` names the strongest of the others.
 
+    `same`: rows that are the winner under other names, where it is a baseline: there is nothing to compare.
     `dropped`: finalists that stopped early; `tasks`: by row, the winner's gains over the base and over the best, task
     by task; `floors`: what the report documents say of them; `report_value`: the winner's, of the objective.
     """
@@ -75,6 +78,7 @@ class Verdict:
     floors: tuple[FloorCheck, ...] = ()
     report_value: float = float("nan")
     report_error: float = 0.0
+    same: tuple[str, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
         return {
@@ -87,6 +91,7 @@ class Verdict:
             "floors": [asdict(each) for each in self.floors],
             "report_value": self.report_value,
             "report_error": self.report_error,
+            "same": list(self.same),
         }
 
 
@@ -117,11 +122,13 @@ def judge(
     baselines: Mapping[str, Recipe] = NOTHING,
     floors: Mapping[str, float] = NOTHING,
     ranked_by: Objective | None = None,
+    same: Callable[[Recipe, Recipe], bool] = operator.eq,
 ) -> Verdict:
     """Score the written checkpoint and everything it must beat on the report documents.
 
     `baselines`: merges of the search's opening, beside the base, the sources and the plain merges; `ranked_by`: the
-    objective that the winner was chosen by, where its weights are not those of the report's mean.
+    objective that the winner was chosen by, where its weights are not those of the report's mean; `same`: whether two
+    recipes are one merge.
     """
     winner = selection.ranked[0].recipe
     models, merges = model_recipes(family), others(family, baselines)
@@ -139,7 +146,11 @@ def judge(
             rows.append(row_of(name, kind, scores[name], ours, objective, deciding, seed))
     if len(rows) == 1:
         raise RunError("the report: no model could be scored beside the winner; run the same command again")
-    best = strongest(scores, rows, [name for name, recipe in (models | merges).items() if recipe == winner], objective)
+    own: tuple[str, ...] = ()
+    if selection.ranked[0].kind == "start":
+        twins = [name for name, recipe in (models | merges).items() if same(recipe, winner)]
+        own = tuple(row.name for row in rows[1:] if row.name in twins or alike(scores[row.name], ours))
+    best = strongest(scores, rows, own, objective)
     gains = {
         name: task_gains(ours, scores[name], objective, seed) for name in dict.fromkeys((best, BASE)) if name in scores
     }
@@ -154,6 +165,7 @@ def judge(
         tuple(check(each.task, floors[each.task], each.gain) for each in gains.get(BASE, ()) if each.task in floors),
         deciding.value(ours.measures),
         standard_error(utilities, deciding.weights) if finite(utilities, deciding) else math.nan,
+        own if best not in own else (),
     )
 
 

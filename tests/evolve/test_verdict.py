@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from engine.recipe import Recipe
 from evolve import statistics
-from evolve.baselines import plain_merges
+from evolve.baselines import model_recipes, plain_merges
+from evolve.figures import Figures
 from evolve.finalists import Finalist, Selection
+from evolve.report import headline
 from evolve.trial import Evaluation, Failure, Job
 from evolve.verdict import judge
 from search_spaces.depth import Family
@@ -170,3 +173,33 @@ def test_a_baseline_that_won_is_not_compared_with_itself() -> None:
     assert "uniform average" in [row.name for row in verdict.rows]
     assert verdict.best != "uniform average"
     assert "uniform average" not in verdict.tasks
+
+
+def test_a_baseline_that_won_is_not_compared_with_its_twin_either() -> None:
+    """The same merge under another recipe: a start point in slices, or another method with rounding of its own."""
+    planned, rounded = finalist(0.25).recipe, finalist(0.26).recipe
+    uniform = plain_merges(FAMILY)["uniform average"]
+    won, near, worse = score(0.9, -1.0), score(0.9, -1.0 + 1e-6), score(0.6, -3.0)
+    known = {recipe.digest: worse for recipe in (*model_recipes(FAMILY).values(), *plain_merges(FAMILY).values())}
+    checkpoint = {f"checkpoint of {uniform.digest}": won, uniform.digest: won}
+    executor = Told(known | checkpoint | {planned.digest: score(0.95, -1.0), rounded.digest: near})
+    selection = Selection((Finalist("uniform average", uniform, 0.9, kind="start"),), (), {})
+    verdict = judge(
+        selection,
+        Path("out"),
+        FAMILY,
+        ACCURACY,
+        0,
+        executor,
+        lambda _: None,
+        baselines={"planned alike": planned, "answers alike": rounded},
+        same=lambda one, other: one in (other, planned),
+    )
+    assert set(verdict.same) == {"uniform average", "planned alike", "answers alike"}
+    assert verdict.best not in verdict.same
+    told = verdict.as_dict()
+    text = headline(told, Figures(ACCURACY))
+    assert "strongest of the 6 models and plain merges" in text
+    assert "alike" not in text
+    found = replace(selection.ranked[0], kind="found")
+    assert judge(Selection((found,), (), {}), Path("out"), FAMILY, ACCURACY, 0, executor, lambda _: None).same == ()
