@@ -66,6 +66,7 @@ def climb_of(setting: Setting, study: Study, log: Log) -> Climb | None:
             documents,
             seed,
             remember=remember,
+            scoring=study.draws.size,
             tell=log.note,
             climbed=climbed,
         )

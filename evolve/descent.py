@@ -23,6 +23,7 @@ from typing import Any
 
 from engine.checkpoint import Checkpoint
 from evolve.executor import Executor
+from evolve.study import Spent
 from evolve.trial import Failure, Job, Point
 from search_spaces.sensitivity import Sensitivity, has_slope
 from search_spaces.space import SearchSpace
@@ -32,6 +33,7 @@ SPACING = 10  # steps between two points that are worth scoring
 TAIL = 8  # steps whose mean such a point is
 SHORTEST = 4  # steps that are compared with as many before them
 NOT_FINITE = "not finite"  # the kind of failures that are found when documents are scored
+UNAFFORDABLE = "the budget bears no more"
 LEAST = 0.005  # what a round has to gain: of a chance, half a point
 Ids = Mapping[str, Sequence[int]]  # task -> documents
 Facts = Callable[[], dict[str, Any]]
@@ -94,14 +96,19 @@ def descend(
     *,
     remember: Remember,
     settings: Settings = DEFAULTS,
+    scoring: int = 0,
     tell: Callable[[str], None] = lambda _: None,
     climbed: str = CHANCE,
 ) -> Descent:
     """Climb from `start`, by steps over a few of the search `documents` at a time, until that helps no more.
 
     Everything is a function of the arguments and of what `remember` returns, so that a climb that was interrupted is
-    walked again from the record. A recipe that has no slopes ends it, with what was found until then. `tell` hears of
-    steps as they are made, of those on record nothing; `climbed`: what their value is called.
+    walked again from the record. A recipe that has no slopes ends it, with what was found until then, and so does a
+    budget that does not bear one step more and then `scoring` documents for each point: that is on record too, so that
+    a larger budget does not move what came after it. `tell` hears of steps as they are made, of those on record
+    nothing; `climbed`: what their value is called.
+
+    Raises Spent where nothing is left, not even for the points.
     """
     sensitivity, walker = Sensitivity(space, checkpoints), Adam(space, start, settings)
     settings = replace(settings, most=steps_of(documents, settings))
@@ -110,7 +117,8 @@ def descend(
     for batch in batches(documents, settings, seed):
         cost, name = charge(batch), f"gradient step {len(steps) + 1} of {settings.most}, {climbed}"
         found = partial(slopes_at, space, walker.point, executor, sensitivity, batch)
-        facts = remember(partial(told, found, name, tell), cost)
+        wanted = cost + scoring * len(stops(len(steps) + 1))
+        facts = within_budget(remember, partial(told, found, name, tell), wanted)
         charged += facts.get("documents", cost)
         if facts["failure"]:
             reason = str(facts["failure"])
@@ -122,6 +130,14 @@ def descend(
             reason = "it rises no more"
             break
     return Descent(tuple(steps), means(steps, walker.point, settings), importance(steps, space), charged, reason)
+
+
+def within_budget(remember: Remember, facts: Facts, documents: int) -> Mapping[str, Any]:
+    """What is remembered of a step, or that the budget did not bear it."""
+    try:
+        return remember(facts, documents)
+    except Spent:
+        return remember(partial(dict, failure=UNAFFORDABLE, documents=0), 0)
 
 
 def told(found: Facts, name: str, tell: Callable[[str], None]) -> dict[str, Any]:
@@ -230,8 +246,12 @@ def ended(steps: Sequence[Step], documents: Ids, settings: Settings) -> bool:
 def means(steps: Sequence[Step], last: Point, settings: Settings) -> tuple[Point, ...]:
     """The points worth scoring: after every SPACING steps, and at the end, the mean of the last TAIL points."""
     walked = [*(step.point for step in steps[1:]), *([last] if steps else [])]
-    stops = sorted({*range(SPACING, len(walked) + 1, SPACING), len(walked)} - {0})
-    return tuple(mean(walked[max(stop // 2, stop - TAIL) : stop]) for stop in stops)
+    return tuple(mean(walked[max(stop // 2, stop - TAIL) : stop]) for stop in stops(len(walked)))
+
+
+def stops(steps: int) -> list[int]:
+    """After how many of these steps there are points worth scoring."""
+    return sorted({*range(SPACING, steps + 1, SPACING), steps} - {0})
 
 
 def mean(points: Sequence[Point]) -> Point:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -9,12 +10,20 @@ from typing import Any
 
 import pytest
 
+from evolve.budget import Budget
 from evolve.config import SearchConfig
 from evolve.course import climbed_by, summary
-from evolve.descent import RATIO, Descent, Settings, Step, batches, charge, descend, ended
+from evolve.descent import RATIO, Descent, Remember, Settings, Step, batches, charge, descend, ended
+from evolve.draws import Draws
 from evolve.evaluator import Evaluator
 from evolve.executor import InProcess
+from evolve.ledger import Ledger
+from evolve.loop import search
+from evolve.optimizers import OPTIMIZERS
+from evolve.progress import ProgressLog
 from evolve.setting import Setting
+from evolve.study import Study
+from evolve.trial import Point, Trial
 from tasks.objective import Goal, Objective
 
 DEMO = Path(__file__).parents[2] / "tasks" / "demo"
@@ -100,6 +109,60 @@ def test_it_rises_and_is_walked_again_from_the_record(evaluator: Evaluator) -> N
         f"gradient step {number} of 6, chance of a right answer" for number in (4, 5, 6)
     ]
     assert float(heard[-1].split()[-1]) == pytest.approx(first.steps[-1].value, abs=1e-3)
+
+
+def test_a_climb_that_the_budget_ends_is_not_lost(evaluator: Evaluator, tmp_path: Path) -> None:
+    setting = evaluator._setting
+    documents = {task: tuple(each.id for each in its) for task, its in setting.prepared.requests("search").items()}
+    before: list[int] = []
+    climbs: list[Descent] = []
+
+    def run(ledger: Ledger, bound: int | None, trials: int) -> list[Trial]:
+        study = Study(
+            setting.space,
+            InProcess(evaluator),
+            ledger,
+            Budget(trials, None, bound, 0.0, time.time()),
+            setting.objective,
+            Draws(documents, 0, raced=False),
+            watcher=ProgressLog(),
+            check=lambda: None,
+        )
+
+        def climb(start: Point, remember: Remember) -> Descent:
+            before.append(study.documents)
+            scoring = study.draws.size
+            climbs.append(
+                descend(
+                    setting.space,
+                    start,
+                    study.executor,
+                    setting.checkpoints,
+                    documents,
+                    1,
+                    remember=remember,
+                    settings=FEW,
+                    scoring=scoring,
+                )
+            )
+            return climbs[-1]
+
+        problem = replace(setting.problem, population=4)
+        search(study, OPTIMIZERS["random"].make, problem, climb=climb)
+        return study.recorded
+
+    whole = run(Ledger(f"sqlite:///{tmp_path / 'whole.db'}", "whole"), None, 40)
+    step, candidate = charge({"a": range(8)}), 16
+    ledger = Ledger(f"sqlite:///{tmp_path / 'cut.db'}", "cut")
+    cut = run(ledger, before[0] + 3 * step + candidate + 1, 40)
+    assert climbs[1].reason == "the budget bears no more"
+    assert climbs[1].steps == climbs[0].steps[:3]
+    assert [trial.point for trial in cut if trial.origin == "gradient"] == list(climbs[1].points)
+    more = run(ledger, None, len(cut) + 4)
+    assert climbs[2] == climbs[1]
+    assert more[: len(cut)] == cut
+    assert [each.digest for each in whole[: len(cut) - 1]] == [each.digest for each in cut[:-1]]
+    assert len(more) == len(cut) + 4
 
 
 def test_what_has_no_slopes_ends_it() -> None:
