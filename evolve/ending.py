@@ -96,7 +96,7 @@ def decide(
         same=partial(same_merge, checkpoints=setting.checkpoints),
     )
     told = {
-        "genes": genes_told(setting, trials, ledger),
+        "genes": genes_told(setting, trials, ledger, log),
         "gaps": next((event["gaps"] for event in ledger.events("normalised")), {}),
         "worth": worth_told(ledger),
         "level": LEVEL,
@@ -137,10 +137,17 @@ def worth_told(ledger: Ledger) -> dict[str, Any]:
     }
 
 
-def genes_told(setting: Setting, trials: Sequence[Trial], ledger: Ledger) -> list[dict[str, Any]]:
-    """Which groups of genes mattered, as the report tells it."""
-    gradients = recorded_gradients(ledger.events())
-    return [asdict(each) for each in influences(setting.space.genes, trials, setting.config.seed, gradients)]
+def genes_told(
+    setting: Setting, trials: Sequence[Trial], ledger: Ledger, log: ProgressLog
+) -> list[dict[str, Any]] | None:
+    """Which groups of genes mattered, as the report tells it; None where that could not be worked out: it comes last,
+    and what was scored must not be lost to it."""
+    try:
+        gradients = recorded_gradients(ledger.events())
+        return [asdict(each) for each in influences(setting.space.genes, trials, setting.config.seed, gradients)]
+    except Exception as error:  # whatever it is, such as no memory
+        log.say(f"which genes mattered: left out of the report ({type(error).__name__}: {error})")
+        return None
 
 
 def deciding(objective: Objective, ledger: Ledger) -> Objective:

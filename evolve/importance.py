@@ -15,7 +15,7 @@ source; a part of the depth; a module group), and with an answer that may be "ca
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -29,6 +29,7 @@ Array = npt.NDArray[np.float64]
 
 DRAWN = ("", "search")  # origins of candidates that an optimizer drew: others were placed
 FEWEST = 20  # candidates, below which nothing is said
+MOST = 400  # candidates, the last ones: memory grows with their square, time with their cube
 DRAWS = 999  # permutations
 RIDGES = tuple(10.0**power for power in np.arange(-2, 4.5, 0.5))  # times the mean eigenvalue
 DEPTH_PARTS = 4
@@ -63,23 +64,29 @@ def influences(
     used = [trial for trial in trials if trial.point and trial.value is not None and trial.origin in DRAWN]
     if len(used) < FEWEST:
         return []
+    used = used[-MOST:]
     generations = np.array([trial.generation for trial in used])
     values = centred(np.array([[trial.value] for trial in used], dtype=np.float64), generations)[:, 0]
     if not values.std() > 0:
         return []
     columns = [gene_columns(gene, np.array([trial.point[place] for trial in used])) for place, gene in enumerate(genes)]
-    grams = []
-    for each in columns:
-        moved = scaled(centred(each, generations))
-        grams.append(moved @ moved.T)
+    moved = [scaled(centred(each, generations)) for each in columns]
     slopes = squared_slopes(gradients, len(genes))
+    full = left_out_errors(gram_of(moved, range(len(genes))), values)[0]
     result = []
     for kind, groups in partitions(genes).items():
         found = [
-            influence(kind, name, places, grams, values, generations, seed, slopes) for name, places in groups.items()
+            influence(kind, name, places, moved, values, full, generations, seed, slopes)
+            for name, places in groups.items()
         ]
         result += holm(found)
     return result
+
+
+def gram_of(columns: Sequence[Array], places: Iterable[int]) -> Array:
+    """The products (n, n) of candidates by the columns of these genes."""
+    joined = np.concatenate([np.zeros((len(columns[0]), 0)), *(columns[place] for place in places)], axis=1)
+    return np.asarray(joined @ joined.T)
 
 
 def partitions(genes: Sequence[Gene]) -> dict[str, dict[str, list[int]]]:
@@ -134,15 +141,16 @@ def influence(
     kind: str,
     name: str,
     places: Sequence[int],
-    grams: Sequence[Array],
+    columns: Sequence[Array],
     values: Array,
+    full: Array,
     generations: npt.NDArray[np.int64],
     seed: int,
     slopes: Array | None,
 ) -> Influence:
-    own = sum((grams[place] for place in places), np.zeros_like(grams[0]))
-    others = sum((gram for place, gram in enumerate(grams) if place not in places), np.zeros_like(grams[0]))
-    full, reduced = left_out_errors(own + others, values)[0], left_out_errors(others, values)
+    """`full`: the left-out errors with all genes."""
+    own = gram_of(columns, places)
+    reduced = left_out_errors(gram_of(columns, sorted({*range(len(columns))} - {*places})), values)
     gains = (reduced[0] ** 2 - full**2) / values.var()
     return Influence(
         kind,
@@ -159,14 +167,14 @@ def left_out_errors(gram: Array, values: Array) -> tuple[Array, Array]:
     """Of the ridge regression whose left-out errors are least: these errors, and its hat matrix (n, n)."""
     eigenvalues, vectors = np.linalg.eigh(gram)
     eigenvalues = np.maximum(eigenvalues, 0.0)
-    best: tuple[Array, Array] = (values, np.zeros_like(gram))  # no gene explains anything
+    errors, best = values, np.zeros_like(eigenvalues)  # no gene explains anything
+    turned, squares = vectors.T @ values, vectors**2
     for ridge in RIDGES:
         shrunk = eigenvalues / (eigenvalues + ridge * max(float(eigenvalues.mean()), 1e-12))
-        hat = (vectors * shrunk) @ vectors.T
-        errors = (values - hat @ values) / np.maximum(1 - np.diag(hat), 1e-3)
-        if (errors**2).sum() < (best[0] ** 2).sum():
-            best = errors, hat
-    return best
+        found = (values - vectors @ (shrunk * turned)) / np.maximum(1 - squares @ shrunk, 1e-3)
+        if (found**2).sum() < (errors**2).sum():
+            errors, best = found, shrunk
+    return errors, (vectors * best) @ vectors.T
 
 
 def permuted(own: Array, hat: Array, values: Array, generations: npt.NDArray[np.int64], seed: int) -> float:

@@ -10,7 +10,9 @@ import pytest
 
 from evolve.importance import (
     FEWEST,
+    MOST,
     Influence,
+    gram_of,
     holm,
     influences,
     left_out_errors,
@@ -88,6 +90,20 @@ def test_few_candidates_failures_and_the_opening_say_nothing() -> None:
     assert influences(GENES, [Trial(**{**vars(each), "origin": "start: base"}) for each in trials], 0) == []
     assert influences(GENES, [Trial(**{**vars(each), "value": None}) for each in trials], 0) == []
     assert influences(GENES, [Trial(**{**vars(each), "value": 0.5}) for each in trials], 0) == []
+
+
+def test_of_many_candidates_the_last_ones_are_looked_at() -> None:
+    """What mattered early and no more is not told, and memory is bounded."""
+    early = searched(lambda points: points[:, 0], 0, candidates=14)
+    late = searched(lambda points: points[:, 30], 1, candidates=MOST + 14)
+    trials = [*early, *(Trial(**{**vars(each), "generation": each.generation + 1}) for each in late)]
+    assert influences(GENES, trials, 0) == influences(GENES, trials[-MOST:], 0)
+
+
+def test_a_group_has_one_gram() -> None:
+    columns = [np.arange(6.0).reshape(3, 2), np.ones((3, 1)), np.eye(3)]
+    assert gram_of(columns, [0, 2]).tolist() == (columns[0] @ columns[0].T + np.eye(3)).tolist()
+    assert gram_of(columns, []).tolist() == np.zeros((3, 3)).tolist()
 
 
 def test_choices_are_genes_too() -> None:
