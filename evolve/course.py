@@ -67,6 +67,7 @@ def climb_of(setting: Setting, study: Study, log: Log) -> Climb | None:
             seed,
             remember=remember,
             scoring=study.draws.size,
+            weights=study.objective.weights,
             tell=log.note,
             climbed=climbed,
         )

@@ -97,6 +97,7 @@ def descend(
     remember: Remember,
     settings: Settings = DEFAULTS,
     scoring: int = 0,
+    weights: Mapping[str, float] | None = None,
     tell: Callable[[str], None] = lambda _: None,
     climbed: str = CHANCE,
 ) -> Descent:
@@ -105,7 +106,9 @@ def descend(
     Everything is a function of the arguments and of what `remember` returns, so that a climb that was interrupted is
     walked again from the record. A recipe that has no slopes ends it, with what was found until then, and so does a
     budget that does not bear one step more and then `scoring` documents for each point: that is on record too, so that
-    a larger budget does not move what came after it. `tell` hears of steps as they are made, of those on record
+    a larger budget does not move what came after it.
+
+    `weights`: of the tasks; None: the configuration's. `tell` hears of steps as they are made, of those on record
     nothing; `climbed`: what their value is called.
 
     Raises Spent where nothing is left, not even for the points.
@@ -116,7 +119,7 @@ def descend(
     charged, reason = 0, f"{settings.most} steps are the most"
     for batch in batches(documents, settings, seed):
         cost, name = charge(batch), f"gradient step {len(steps) + 1} of {settings.most}, {climbed}"
-        found = partial(slopes_at, space, walker.point, executor, sensitivity, batch)
+        found = partial(slopes_at, space, walker.point, executor, sensitivity, batch, weights)
         wanted = cost + scoring * len(stops(len(steps) + 1))
         facts = within_budget(remember, partial(told, found, name, tell), wanted)
         charged += facts.get("documents", cost)
@@ -149,13 +152,19 @@ def told(found: Facts, name: str, tell: Callable[[str], None]) -> dict[str, Any]
 
 
 def slopes_at(
-    space: SearchSpace, point: Point, executor: Executor, sensitivity: Sensitivity, batch: Mapping[str, tuple[int, ...]]
+    space: SearchSpace,
+    point: Point,
+    executor: Executor,
+    sensitivity: Sensitivity,
+    batch: Mapping[str, tuple[int, ...]],
+    weights: Mapping[str, float] | None,
 ) -> dict[str, Any]:
     """A step's facts, as they go on record: value and gradient, or the failure, and the documents to be charged, which
     are none where nothing could be scored."""
     cost = charge(batch)
     recipe = space.decode(point)
-    for _, evaluation in executor.run([Job(recipe.digest, "search", recipe=recipe, only=batch, slopes=True)]):
+    job = Job(recipe.digest, "search", recipe=recipe, only=batch, slopes=True, weights=weights)
+    for _, evaluation in executor.run([job]):
         found, outcome = evaluation.slopes, evaluation.outcome
         if isinstance(outcome, Failure) or found is None:
             lost = isinstance(outcome, Failure) and outcome.kind == NOT_FINITE

@@ -79,7 +79,7 @@ class Evaluator:
         module = self._resident.merged(made)
         merged = time.perf_counter()
         try:
-            found = slopes_of(made, module, self._resident, self._slope_with(module), job)
+            found = slopes_of(made, module, self._resident, self._slope_with(module, job), job)
         except TaskError as error:
             if isinstance(error, NotFinite):
                 raise
@@ -88,8 +88,9 @@ class Evaluator:
         seconds = {"merge": merged - start, "forward": end - merged, "total": end - start}
         return Evaluation(Score({}, {}), seconds, slopes=found)
 
-    def _slope_with(self, module: torch.nn.Module) -> Slope:
+    def _slope_with(self, module: torch.nn.Module, job: Job) -> Slope:
         setting = self._setting
+        objective = setting.objective if job.weights is None else setting.objective.weighed(job.weights)
         tokens = max(SMALLEST, setting.config.score.batch_tokens // HELD)
         if self._share is None:  # a property of the architecture
             self._share = bears_sharing(module)
@@ -97,7 +98,7 @@ class Evaluator:
             setting.prepared,
             module,
             self._resident.tokenizer,
-            setting.objective,
+            objective,
             share=self._share,
             batch_tokens=tokens,
         )

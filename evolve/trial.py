@@ -45,7 +45,7 @@ class Job:
     """One evaluation: a recipe merged in memory, or a checkpoint folder loaded afresh, on one document set.
 
     `only`: of each task the ids that are still to be scored; None: all of the set. `slopes`: asked for are not scores
-    but the Slopes of a recipe.
+    but the Slopes of a recipe. `weights`: of the tasks, in place of the configuration's, for slopes only.
     """
 
     key: str
@@ -54,6 +54,7 @@ class Job:
     folder: str | None = None
     only: Mapping[str, tuple[int, ...]] | None = None
     slopes: bool = False
+    weights: Mapping[str, float] | None = None
 
 
 @dataclass(frozen=True)

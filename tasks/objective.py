@@ -92,6 +92,10 @@ class Objective:
         goals = (replace(goal, weight=scale * weight) for goal, weight in zip(self.goals, divided, strict=True))
         return replace(self, goals=tuple(goals))
 
+    def weighed(self, weights: Mapping[str, float]) -> Objective:
+        """The same with other weights of the tasks."""
+        return replace(self, goals=tuple(replace(goal, weight=weights[goal.task]) for goal in self.goals))
+
     def oriented(self, metrics: Mapping[str, float]) -> dict[str, float]:
         """Task -> its metric as printed, turned round where lower is better."""
         signs = {goal.task: 1.0 if goal.higher_is_better else -1.0 for goal in self.goals}

@@ -99,6 +99,23 @@ def test_the_slope_of_a_scale_is_the_difference_of_the_loss(evaluator: Evaluator
     assert total == pytest.approx((values[0] - values[1]) / (2 * STEP), rel=0.03, abs=1e-3)
 
 
+def test_slopes_are_weighed_as_the_job_says(evaluator: Evaluator) -> None:
+    made = recipe("task_arithmetic")
+    only = [found(evaluator, made, only={task: (each,)}) for task, each in one_of_each(evaluator).items()]
+    both = {task: (each,) for task, each in one_of_each(evaluator).items()}
+    weighed = found(evaluator, made, only=both, weights={"demo_reverse": 5.0, "demo_pick": 3.0})
+    assert weighed.value == pytest.approx((5 * only[0].value + 3 * only[1].value) / 8, abs=1e-6)
+    configured = found(evaluator, made, only=both)
+    assert configured.value == pytest.approx((only[0].value + 2 * only[1].value) / 3, abs=1e-6)
+    slopes = [of_mlp(each, 0) for each in (*only, weighed)]
+    assert slopes[2] == pytest.approx((5 * slopes[0] + 3 * slopes[1]) / 8, rel=1e-3, abs=1e-6)
+
+
+def one_of_each(evaluator: Evaluator) -> dict[str, int]:
+    requests = evaluator._setting.prepared.requests("search")
+    return {task: requests[task][0].id for task in ("demo_reverse", "demo_pick")}
+
+
 @pytest.mark.parametrize("unit", ["token", "byte"])
 def test_the_value_of_a_loglikelihood_is_the_objectives(unit: str) -> None:
     evaluator = Evaluator(config(objective="loglikelihood", loglikelihood_unit=unit))
