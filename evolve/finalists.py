@@ -189,10 +189,12 @@ def select(
 
     `chunks`: what has been scored after each look, the last one everything; None: everything. After each but the last,
     those stop that are below the leader by `CLEARLY` standard errors of their paired difference; never the base, nor
-    those with a digest in `kept`. Raises RunError where none could be scored, or not the base where floors need it.
+    those with a digest in `kept`. With floors nobody stops early: who keeps them on a few documents may do so by luck,
+    and would lead. Raises RunError where none could be scored, or not the base where floors need it.
     """
     alive, dropped, measures = list(finalists), list[Finalist](), dict[str, Measures]()
     safe = {base, *kept}
+    chunks = chunks[-1:] if floors else chunks
     for place, chunk in enumerate(chunks):
         last = place == len(chunks) - 1
         jobs = {
@@ -228,7 +230,11 @@ def ranked(
     metrics = {name: objective.metrics(each) for name, each in measures.items()}
     standard = next((metrics.get(each.name) for each in finalists if each.recipe.digest == base), None)
     if floors and standard is None:
-        raise RunError("the finalists: the base, which floors are counted from, could not be scored; run again")
+        raise RunError(
+            "score.tasks[].floor: the base, which floors are counted from, could not be scored on the selection "
+            "documents (the line above says why); if running again does not help, search under another name without "
+            "floors, or with another models.base"
+        )
 
     def told(each: Finalist) -> Finalist:
         missed = 0.0

@@ -160,9 +160,21 @@ def test_the_winner_is_the_best_that_keeps_the_floors() -> None:
     )
 
 
+def test_with_floors_nobody_stops_early() -> None:
+    """On the first documents all but one seem to miss a floor, and that one leads."""
+    finalists = [finalist(weight) for weight in (0.1, 0.2, 0.3)]
+    chances = [(0.5, 0.7), (0.9, 0.72), (0.1, 0.8)]
+    executor = Answers({f.recipe.digest: c for f, c in zip(finalists, chances, strict=True)}, 128)
+    chunks, base = Draws(DOCUMENTS, 0).chunks(0), finalists[0].recipe.digest
+    selection = select(finalists, TWO, executor, lambda _: None, chunks=chunks, floors={"u": 0.05}, base=base)
+    assert not selection.dropped
+    assert [each.documents for each in selection.ranked] == [256] * 3
+    assert select(finalists, TWO, executor, lambda _: None, chunks=chunks, base=base).dropped
+
+
 def test_floors_need_the_base() -> None:
     one = finalist(0.1)
-    with pytest.raises(RunError, match="the base, which floors are counted from, could not be scored"):
+    with pytest.raises(RunError, match=r"another name without floors, or with another models\.base"):
         select(
             [one], ACCURACY, Told({one.recipe.digest: score(0.5, -1.0)}), lambda _: None, floors={"t": 0.1}, base="b"
         )
