@@ -27,7 +27,7 @@ from evolve.setting import Setting
 from evolve.statistics import standard_error
 from evolve.study import recipe_of
 from evolve.trial import Job, Trial
-from tasks.objective import Measures, Objective, Utilities, mean_over_tasks
+from tasks.objective import Measures, Objective, Utilities, differences, mean_over_tasks, restricted
 
 WINNER, BEST = "the winner", "the run's best"
 SHOWN = 20  # candidates in the table, without --all
@@ -138,7 +138,7 @@ def ranked(
         winner = max(values, key=lambda digest: -math.inf if (value := values[digest]) is None else value)
     rows = []
     for digest, (trial, measures) in found.items():
-        gaps = in_common(utilities[digest], utilities[winner])
+        gaps = in_common(measures, found[winner][1], objective)
         name = trial.origin.removeprefix(START) if trial.origin.startswith(START) else f"trial {trial.id}"
         name += " (front)" if name in front else ""
         rows.append(
@@ -164,13 +164,14 @@ def estimate(values: Utilities, weights: Mapping[str, float]) -> Estimate | None
     return Estimate(value, error) if math.isfinite(error) else None
 
 
-def in_common(ours: Utilities, theirs: Utilities) -> Utilities | None:
-    """Differences on the documents that both have; None where a task has fewer than two of them."""
-    gaps = {
-        task: {each: value - theirs[task][each] for each, value in values.items() if each in theirs[task]}
-        for task, values in ours.items()
-    }
-    return None if any(len(each) < 2 for each in gaps.values()) else gaps
+def in_common(ours: Measures, theirs: Measures, objective: Objective) -> Utilities | None:
+    """Differences on the documents that both have, by utilities of these alone; None where a task has fewer than two of
+    them."""
+    pair = [objective.utilities(each) for each in (ours, theirs)]
+    common = {task: pair[0][task].keys() & pair[1][task].keys() for task in pair[0]}
+    if any(len(each) < 2 for each in common.values()):
+        return None
+    return differences(*(objective.utilities(restricted(each, common)) for each in (ours, theirs)))
 
 
 def heading(objective: Objective) -> str:

@@ -28,7 +28,7 @@ from evolve.statistics import mean_and_error
 from evolve.trial import Job
 from search_spaces.assemble import labels
 from search_spaces.depth import Family
-from tasks.objective import Measures, Objective
+from tasks.objective import Measures, Objective, restricted
 
 SCORINGS = 20  # recipes tried, at most; a bad one stops after the first chunk of documents
 
@@ -89,10 +89,7 @@ class Trials:
             measures = found[step].measures
             ours = self._objective.utilities(measures)
             seen = sum(map(len, ours.values()))
-            theirs = {
-                task: {document: values[document] for document in ours[task]}
-                for task, values in self._objective.utilities(self._reference).items()
-            }
+            theirs = self._objective.utilities(restricted(self._reference, ours))
             difference, error = mean_and_error(ours, theirs, self._objective.weights)
             if last:
                 kept = difference >= -ERRORS * error and self._leads(difference) and self._keeps_floors(measures)

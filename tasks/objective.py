@@ -11,7 +11,7 @@ g(R) and whose spread gives the delta method's standard error (Cochran, "Samplin
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -140,6 +140,15 @@ class Objective:
 def differences(ours: Utilities, theirs: Utilities) -> Utilities:
     """`ours` minus `theirs`, document by document, on those of `ours`, which `theirs` has too."""
     return {task: {each: value - theirs[task][each] for each, value in its.items()} for task, its in ours.items()}
+
+
+def restricted(measures: Measures, documents: Mapping[str, Collection[int]]) -> Measures:
+    """The measures of these documents of each task alone. Utilities of a ratio depend on which others there are: so
+    models are compared on a part of what both met by what this leaves of either."""
+    return {
+        task: {name: {each: values[each] for each in values if each in ids} for name, values in measures[task].items()}
+        for task, ids in ((task, set(its)) for task, its in documents.items())
+    }
 
 
 def mean_over_tasks(values: Mapping[str, Mapping[int, float]], weights: Mapping[str, float]) -> float:

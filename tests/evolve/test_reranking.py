@@ -192,3 +192,19 @@ def test_gaps_are_on_the_documents_that_both_have() -> None:
     assert row.gap.value == pytest.approx(((1.0 - 1.0) + (8 / 20 - 1.0)) / 2)
     found["d1"] = trial, some(range(39, 40))
     assert next(row for row in ranked(found, OBJECTIVE, "d0") if row.name == "trial 1").gap is None
+
+
+def test_gaps_of_perplexities_are_those_of_the_common_documents_alone() -> None:
+    """A perplexity's part of a document depends on the others: one that only one of them met must not move the gap."""
+    goal = Goal("sums", "word_perplexity,none", 1.0, False, "weighted_perplexity")
+    objective = Objective((goal,))
+
+    def met(answers: dict[int, float]) -> Measures:
+        return {"sums": {goal.measure: answers, goal.measure + "/weight": dict.fromkeys(answers, 2.0)}}
+
+    short = met({0: -2.0, 1: -3.0, 2: -2.5})
+    long = met({0: -1.0, 1: -2.0, 2: -1.5, 3: -40.0, 4: -30.0})
+    found = {"d0": (Trial(0, 0, (0.5,), "d0", -3.0), short), "d1": (Trial(1, 0, (0.5,), "d1", -9.0), long)}
+    row = next(row for row in ranked(found, objective, "d0") if row.name == "trial 1")
+    assert row.gap is not None
+    assert row.gap.value == pytest.approx(math.exp(7.5 / 6) - math.exp(4.5 / 6))

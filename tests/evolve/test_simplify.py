@@ -171,3 +171,30 @@ def test_only_what_was_taken_is_an_event() -> None:
     steps = [Step("without chat", True, -0.01, 0.02, 400), Step("1 decimal", False, -0.2, 0.02, 50)]
     (event,) = as_events(steps, Finalist("trial 7", VARIED, 0.9))
     assert (event["step"], event["winner"], event["documents"]) == ("without chat", VARIED.digest, 400)
+
+
+def test_perplexities_are_compared_on_the_same_documents_alone() -> None:
+    """The first documents are easy and the last ones hard: a recipe that answers the same is as good after a part."""
+    objective = Objective((Goal("t", "word_perplexity,none", 1.0, False, "weighted_perplexity"),))
+    measure = objective.goals[0].measure
+
+    class Same:
+        def run(self, jobs: Sequence[Job]) -> Iterator[tuple[Job, Evaluation]]:
+            for job in jobs:
+                yield job, Evaluation(Score(self.measured(job.only), {}))
+
+        def measured(self, only: Any) -> Any:
+            ids = DOCUMENTS["t"] if only is None else only["t"]
+            easy = set(CHUNKS[0]["t"])
+            answers = {each: (-1.0 if each in easy else -9.0) - 0.01 * (each % 3) for each in ids}
+            return {"t": {measure: answers, measure + "/weight": dict.fromkeys(ids, 3.0)}}
+
+        def close(self) -> None: ...
+
+    executor = Same()
+    winner = Finalist("trial 7", VARIED, 0.9, 0.0)
+    selection = Selection((winner,), (), {"trial 7": executor.measured(None)})
+    _, steps = simplify(selection, FAMILY, objective, executor, lambda _: None, chunks=CHUNKS)
+    assert [step.kept for step in steps] == [True] * len(steps)
+    assert {step.difference for step in steps} == {0.0}
+    assert {step.documents for step in steps} == {len(DOCUMENTS["t"])}
