@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from engine.errors import EngineError, NonFiniteError
-from engine.plan import plan
+from engine.plan import Plan, plan
 from evolve.config import SearchConfig
 from evolve.environment import usable_cores, usable_memory
 from evolve.resident import Resident
@@ -42,11 +42,22 @@ class Evaluator:
             room=_room(threads),
         )
         resident = self._resident.module
+        self._there: str | None = None  # digest of the recipe whose weights the resident module is known to have
         # Of modules that stay, each with its own.
         self._scorers = [] if resident is None else [(resident, self._scorer_with(resident))]
 
     def evaluate(self, job: Job) -> Evaluation:
         """The outcome of a job. What a candidate does wrong is a Failure; other errors are raised."""
+        scored = False
+        try:
+            evaluation = self._evaluated(job)
+            scored = not isinstance(evaluation.outcome, Failure)
+            return evaluation
+        finally:
+            if not scored:
+                self._there = None
+
+    def _evaluated(self, job: Job) -> Evaluation:
         start = time.perf_counter()
         outcome: Outcome
         try:
@@ -76,7 +87,7 @@ class Evaluator:
             lacking = NOT_RESIDENT
         if made is None or lacking:
             return Evaluation(Failure("slopes", lacking or NOT_RESIDENT))
-        module = self._resident.merged(made)
+        module = self._merged(made, job)
         merged = time.perf_counter()
         try:
             found = slopes_of(made, module, self._resident, self._slope_with(module, job), job)
@@ -121,14 +132,25 @@ class Evaluator:
         """The scorer of a module with the job's weights in it: one that stays, or one loaded for this job alone."""
         made = plan(job.recipe, self._setting.checkpoints) if job.recipe is not None else None
         if made is None or not self._resident.bears(made):
-            self._scorers = []
+            self._scorers, self._there = [], None
             self._resident.drop()  # there may be no room for one module more; the next recipe builds them again
-        module = self._resident.load_folder(Path(str(job.folder))) if made is None else self._resident.merged(made)
+        module = self._resident.load_folder(Path(str(job.folder))) if made is None else self._merged(made, job)
         scorer = next((scorer for held, scorer in self._scorers if held is module), None)
         if scorer is None:
             scorer = self._scorer_with(module)
             self._scorers += [(module, scorer)] if self._resident.holds(module) else []
         return scorer
+
+    def _merged(self, made: Plan, job: Job) -> torch.nn.Module:
+        """The module with the job's weights in it, which are not merged again where they are what stands there."""
+        digest = None if job.recipe is None else job.recipe.digest
+        module = self._resident.ready(made)
+        if module is not None and digest is not None and digest == self._there:
+            return module
+        self._there = None
+        module = self._resident.merged(made)
+        self._there = digest if module is self._resident.module else None
+        return module
 
     def _scorer_with(self, module: torch.nn.Module) -> Scorer:
         return Scorer(
