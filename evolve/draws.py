@@ -53,7 +53,8 @@ class Draws:
     def _drawn(self, task: str, draw: int) -> tuple[int, ...]:
         """A window of the task's documents in a shuffled order, which is another one after each time through."""
         size, ids = self._size(self.documents[task]), sorted(self.documents[task])
-        windows = len(ids) // size if size else 1
-        shuffled = random.Random(f"{self.seed} {task} {draw // windows if windows > 1 else 0}").sample(ids, len(ids))
+        windows = max(1, len(ids) // max(1, size))
+        times = draw // windows if size < len(ids) else 0
+        shuffled = random.Random(f"{self.seed} {task} {times}").sample(ids, len(ids))
         place = draw % windows * size
         return tuple(shuffled[place : place + size])

@@ -44,21 +44,31 @@ def search(
     """
     optimizer: Optimizer | None = None
     with suppress(Spent):
-        opened = opening(study, normalize=normalize)
+        opened = opening(study, normalize=normalize, floors=bool(floors))
         starts, begin = opened.starts, replace(problem, mean=opened.mean)
-        if climb is not None and opened.mean is not None:
-            climbed = climb(opened.mean, partial(study.decide, "slopes"))
+        if climb is not None and opened.foot is not None:
+            climbed = climb(opened.foot, partial(study.decide, "slopes"))
             if climbed.points:
                 starts += study.score([proposal(study, point, GRADIENT) for point in climbed.points])
-                begin = replace(
-                    begin,
-                    mean=best_of(starts, study, floors).point,
-                    deviations=tuple(NEAR for _ in begin.genes),
-                    importance=climbed.importance,
-                )
+                begin = around_best(begin, starts, study, floors, climbed)
         optimizer = make(replace(begin, start=tuple(trial.point for trial in starts)))
-        generations(study, optimizer, starts, floors, over)
+        if not over():
+            generations(study, optimizer, starts, floors, over)
     return optimizer.recommend() if optimizer is not None else None
+
+
+def around_best(begin: Problem, starts: Sequence[Trial], study: Study, floors: Floors, climbed: Descent) -> Problem:
+    """Begin where the climb came to, in small steps, unless something else is better by a standard error: a climb has
+    seen more documents than a candidate."""
+    problem = replace(begin, importance=climbed.importance)
+    best = best_of(study.trials, study, floors)
+    there = best_of([trial for trial in starts if trial.origin == GRADIENT], study, floors)
+    if best is None or there is None:
+        return problem
+    weights = study.objective.weights
+    if value_of(there.parts, weights) + there.standard_error < value_of(best.parts, weights):
+        return problem
+    return replace(problem, mean=there.point, deviations=(NEAR,) * len(begin.genes))
 
 
 def generations(
@@ -76,7 +86,7 @@ def generations(
     if told:
         optimizer.tell(observations(told, study, floors))
         points = optimizer.ask()
-    rival = best_of(told, study, floors) if told and study.draws.vary else None
+    rival = best_of(told, study, floors) if study.draws.vary else None
     for draw in count(1):
         if not points:
             return
@@ -97,18 +107,21 @@ def proposal(study: Study, point: Point, origin: str) -> Proposal:
     return Proposal(study.space.decode(point), origin, point)
 
 
-def best_of(trials: Sequence[Trial], study: Study, floors: Floors) -> Trial:
-    """The best of some trials that are not all failures, those that left a race early aside."""
-    values = {trial.id: value for trial, value, _ in ranked(trials, study.trials, study.objective, floors)}
-    return max(trials, key=lambda trial: (trial.whole, values[trial.id], -trial.id))
+def best_of(trials: Sequence[Trial], study: Study, floors: Floors) -> Trial | None:
+    """The best of those trials that were scored whole; None where there is none."""
+    whole = [trial for trial in trials if trial.whole and trial.failure is None]
+    values = {trial.id: value for trial, value, _ in ranked(whole, study.trials, study.objective, floors)}
+    return max(whole, key=lambda trial: (values[trial.id], -trial.id), default=None)
 
 
 def observations(trials: Sequence[Trial], study: Study, floors: Floors) -> list[Observation]:
     """What an optimizer learns of these trials.
 
     Values are finite: those that miss a floor lie below all that keep theirs, the further the more is missed, and
-    failures below everything seen so far.
+    failures below everything seen so far, on each task as well.
     """
+    scored = [trial.parts for trial in (*study.trials, *trials) if trial.failure is None]
+    worst = {goal.task: min((parts[goal.task] for parts in scored), default=0.0) for goal in study.objective.goals}
     return [
         Observation(
             trial.id,
@@ -116,7 +129,7 @@ def observations(trials: Sequence[Trial], study: Study, floors: Floors) -> list[
             value,
             trial.standard_error,
             trial.documents,
-            values=tuple(trial.parts.get(goal.task, value) for goal in study.objective.goals),
+            values=tuple(trial.parts.get(task, low - 1e-3 * (1 + abs(low))) for task, low in worst.items()),
             violation=missed,
         )
         for trial, value, missed in ranked(trials, study.trials, study.objective, floors)

@@ -36,25 +36,32 @@ KEPT = 3  # of the plain merges and of the start points, are never stopped early
 
 @dataclass(frozen=True)
 class Opened:
-    """What a search begins with: the trials of the space's start points, and where the best of all lies in the space.
+    """What a search begins with: the trials of the space's start points, where the best of all lies in the space, and
+    where the best of those lies that all sources take part in.
 
-    `mean` is None where that has no place there.
+    A point is None where there is none in the space.
     """
 
     starts: list[Trial]
     mean: Point | None
+    foot: Point | None
 
 
-def opening(study: Study, *, normalize: bool) -> Opened:
+def opening(study: Study, *, normalize: bool, floors: bool = False) -> Opened:
     """Score the base, the sources and the plain merges, the start points and a greedy soup.
 
     The study's objective is normalised on the way where that is asked for. Raises Spent, and RunError where neither
-    the base nor any source could be scored.
+    the base nor any source could be scored, or not the base where `floors` are counted from it.
     """
     family = study.space.spec.family
     models = study.score(proposals(model_recipes(family)), keep=len(family.models))
     if all(trial.failure for trial in models):
         raise nothing_scored(models)
+    if floors and models[0].failure:
+        raise RunError(
+            f"score.tasks: floors are counted from the base, which could not be scored ({models[0].failure.message}); "
+            "name another base, or leave the floors out"
+        )
     if normalize:
         study.objective = study.objective.normalised(measured_gaps(study, models))
     merges = opening_merges(study.space)
@@ -69,13 +76,19 @@ def opening(study: Study, *, normalize: bool) -> Opened:
     ]
     starts = study.score(points, keep=KEPT)
     places |= {trial.id: trial.point for trial in starts}
+    foot = best_place(study, places)
     places[models[0].id] = mixture_point(study.space, {family.base: 1.0})
     soup, members = greedy_soup(study, family, models[1:])
     if soup is not None:
         places[soup.id] = mixture_point(study.space, dict.fromkeys(members, 1 / len(members)))
+    return Opened(starts, best_place(study, places), foot)
+
+
+def best_place(study: Study, places: Mapping[int, Point | None]) -> Point | None:
+    """Where the best of these trials lies, by id, of those that lie somewhere and were scored whole."""
     known = [trial for trial in study.trials if places.get(trial.id) and trial.whole and trial.failure is None]
     best = max(known, key=lambda trial: value_of(trial.parts, study.objective.weights), default=None)
-    return Opened(starts, places[best.id] if best is not None else None)
+    return places[best.id] if best is not None else None
 
 
 def place_of(name: str, space: SearchSpace) -> Point | None:

@@ -69,25 +69,21 @@ class Study:
         self._known = {trial.id: trial for trial in ledger.trials()}
         self._events = ledger.events()
         self._told: Counter[str] = Counter()  # decisions so far, by kind
-        self._next = self._generation = 0
-        self._charged = 0  # documents beside those of trials
+        self.trials: list[Trial] = []  # those of the generations so far, by id
+        self._generation = 0
+        self.documents = 0  # scored by the generations so far, with what was charged for other work
+        self._scored: dict[str, Trial] = {}  # by digest, those of `trials` that were scored whole
         self._raced_on: dict[str, set[tuple[str, int]]] = {}  # by rivals' digests
         watcher.replayed(len(self._known), 0)
-
-    @property
-    def trials(self) -> list[Trial]:
-        """Those of the generations so far, by id."""
-        return [self._known[place] for place in range(self._next)]
 
     @property
     def recorded(self) -> list[Trial]:
         """All that the ledger holds, by id, also those of a generation that the budget cut short."""
         return [self._known[place] for place in sorted(self._known)]
 
-    @property
-    def documents(self) -> int:
-        """Scored by the generations so far, with what was charged for other work."""
-        return self._charged + sum(trial.documents for trial in self.trials)
+    def affords(self, documents: int) -> bool:
+        """Whether the budget bears so many documents more."""
+        return self._budget.times(max(1, documents), self.documents) > 0
 
     def score(
         self, proposals: Sequence[Proposal], keep: int | None = None, rival: Trial | None = None, draw: int = 0
@@ -99,7 +95,7 @@ class Study:
 
         Raises Spent where the budget ends within it; what was scored until then is on record.
         """
-        first = self._next
+        first = len(self.trials)
         asked = [
             Candidate(first + place, self._generation, each.point, each.recipe, each.origin)
             for place, each in enumerate(proposals)
@@ -109,15 +105,21 @@ class Study:
         if moved:
             self._watcher.replayed(len(self._known), moved)
         if any(each.id not in self._known for each in asked):
-            for trial in self._evaluated(self._allowed(asked), keep or max(2, len(asked) // 4), rival, draw):
+            allowed = self._allowed(asked)
+            # Of a generation that the budget cuts nobody is stopped: who is would depend on where it was cut.
+            spared = max(2, len(asked) // 4) if keep is None else keep
+            for trial in self._evaluated(allowed, spared if len(allowed) == len(asked) else len(asked), rival, draw):
                 self._record(trial)
         if any(each.id not in self._known for each in asked):
             raise Spent
-        self._next += len(asked)
+        trials = [self._known[each.id] for each in asked]
+        self.trials += trials
+        self.documents += sum(trial.documents for trial in trials)
+        self._scored |= {trial.digest: trial for trial in trials if trial.failure is None and trial.whole}
         self._generation += 1
         if rival is not None:
             self._charge(rival, draw)
-        return [self._known[each.id] for each in asked]
+        return trials
 
     def _allowed(self, asked: list[Candidate]) -> list[Candidate]:
         """Those that the budget bears. Documents are counted up to the generation before, so that a search which was
@@ -131,7 +133,7 @@ class Study:
         """Count the documents that a rival was scored on for the first time."""
         first, drawn = (pairs_of(self.draws.chunks(each)[-1]) for each in (0, draw))
         before = self._raced_on.setdefault(rival.digest, first)
-        self._charged += len(drawn - before)
+        self.documents += len(drawn - before)
         before |= drawn
 
     def decide(self, kind: str, facts: Callable[[], dict[str, Any]], documents: int = 0) -> dict[str, Any]:
@@ -151,7 +153,7 @@ class Study:
             found.append({"kind": kind, **made})
             self._events.append(found[-1])
         self._told[kind] += 1
-        self._charged += found[number].get("documents", documents)
+        self.documents += found[number].get("documents", documents)
         return found[number]
 
     def _record(self, trial: Trial) -> None:
@@ -163,7 +165,7 @@ class Study:
 
     def _evaluated(self, candidates: Sequence[Candidate], keep: int, rival: Trial | None, draw: int) -> Iterator[Trial]:
         """Trials of those candidates that have none. A recipe that was scored whole before is not scored again."""
-        scored = {trial.digest: trial for trial in self.trials if trial.failure is None and trial.whole}
+        scored = self._scored
         present = [self._known[each.id] for each in candidates if each.id in self._known]
         copied = scored | {trial.digest: trial for trial in present if trial.failure is None}
         groups: dict[str, list[Candidate]] = {}

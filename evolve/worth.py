@@ -2,7 +2,8 @@
 
 Now and then the best that was searched meets the best model or plain merge on selection documents, which did not choose
 either of them. Chunk after chunk is scored until one of two things is clear: a gain, after which nobody asks again, or
-that a gain worth having is unlikely. Said twice in a row, the latter ends the search.
+that there is none. That a gain worth having is unlikely ends the search when it is said twice in a row; where both are
+still the same the second time, the search has found nothing in between, and nothing is scored again.
 """
 
 from __future__ import annotations
@@ -18,9 +19,10 @@ from evolve.study import Study, candidate_of, value_of
 from evolve.trial import Failure, Job, Trial
 from tasks.objective import Objective, Utilities, differences, mean_over_tasks
 
-EVERY = 8  # whole candidates' documents between two questions
-GAIN = 0.01  # of the objective: what is worth searching for
-SURE = 1.0  # standard errors above 0, after which there is a gain
+FIRST = 30  # whole candidates' documents before the first question
+EVERY = 4  # and between two
+GAIN = 0.01  # of a metric between 0 and 1: what is worth searching for
+SURE = 2.0  # standard errors above 0, after which there is a gain
 UNLIKELY = 0.5  # standard errors that the estimate lies below GAIN, at least, where there is none
 TWICE = 2
 
@@ -39,9 +41,10 @@ class Worth:
 
     def __init__(self, study: Study, selection: Draws) -> None:
         self._study, self._chunks = study, selection.chunks(0)
-        self._next = study.documents + EVERY * study.draws.size
+        self._next = FIRST * study.draws.size
         self._in_vain = 0
         self._settled = False
+        self._last: tuple[int, int] | None = None
 
     def over(self) -> bool:
         """Whether the search should end here."""
@@ -49,13 +52,17 @@ class Worth:
         if self._settled or study.documents < self._next:
             return False
         pair = champions(study.trials, study.objective)
-        if pair is None:
+        if pair is None or not study.affords(self._most):
             return False
-        made = study.decide("worth", lambda: self._asked(*pair), documents=self._most)
         self._next = study.documents + EVERY * study.draws.size
+        both = pair[0].id, pair[1].id
+        if both == self._last:
+            self._in_vain += self._in_vain > 0
+            return self._in_vain == TWICE
+        self._last = both
+        made = study.decide("worth", lambda: self._asked(*pair), documents=self._most)
         self._settled = made["lead"] > SURE * made["error"]
-        in_vain = made["lead"] + UNLIKELY * made["error"] < GAIN
-        self._in_vain = self._in_vain + 1 if in_vain else 0
+        self._in_vain = self._in_vain + 1 if made["lead"] + UNLIKELY * made["error"] < GAIN else 0
         return self._in_vain == TWICE
 
     @property

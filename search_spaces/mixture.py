@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from engine.methods import METHODS
 from search_spaces.assemble import labels
 from search_spaces.gene import Gene
-from search_spaces.space import Point, SearchSpace, start_value
+from search_spaces.space import Point, SearchSpace, normalizes, start_value
 
 
 def mixture_point(space: SearchSpace, weights: Mapping[str, float]) -> Point | None:
@@ -28,6 +28,8 @@ def mixture_point(space: SearchSpace, weights: Mapping[str, float]) -> Point | N
             return gene.to_unit(bool(given.get(gene.model)) or not any(given.values()))
         if gene.parameter == "density" and not gene.choices:
             return 1.0
+        if gene.name == "scale":  # weights that are divided by their sum get it back
+            return gene.to_unit(sum(given.values()) if normalizes(space.spec, weighing[0]) else 1.0)
         return start_value(space.spec, gene, weighing[0], 1.0)
 
     return tuple(unit(gene) for gene in space.genes)

@@ -91,7 +91,10 @@ def start_value(spec: Spec, gene: Gene, method: str, strength: float) -> float:
         return gene.to_unit(True)
     if gene.name == "scale":  # where weights are divided by their sum, it alone makes the merge weak or strong
         return gene.to_unit(strength * len(spec.family.sources) if normalizes(spec, method) else 1.0)
-    return gene.to_unit(strength) if gene.parameter == "weight" and not gene.choices else 0.5
+    if gene.parameter != "weight" or gene.choices:
+        return 0.5
+    # Where weights are divided by their sum, their strength says nothing.
+    return gene.to_unit(1 / len(spec.family.sources) if normalizes(spec, method) else strength)
 
 
 def normalizes(spec: Spec, name: str) -> bool:

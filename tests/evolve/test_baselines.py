@@ -56,7 +56,9 @@ def test_a_winner_that_was_there_from_the_beginning_is_known(
     )
     text = opening_merge(space, space.decode(space.start[0]))
     assert text == f"{method} with one weight for all sources" + ", which is the uniform average" * average
-    assert "average" not in opening_merge(space, space.decode(space.start[-1]))
+    others = [opening_merge(space, space.decode(point)) for point in space.start[1:]]
+    assert others or method in ("linear", "ties"), "where weights are divided by their sum there is one start"
+    assert not any("average" in other for other in others)
     assert opening_merge(space, space.decode((0.123,) * len(space.genes))) == ""
 
 
@@ -75,4 +77,6 @@ def test_a_scale_is_part_of_a_starts_name_and_no_uniform_average() -> None:
     spec = Spec(family, ("ties",), SPACES["blocks"], 1, (), {}, seed=0, scale=Range(0.3, 2.5))
     space = search_space(spec)
     names = [start_name(space, point) for point in space.start]
-    assert names[:2] == ["ties, weight 0.5", "ties, weight 0.3, scale 0.6"]
+    assert names[0] == "ties, weight 0.5"
+    assert "ties, weight 0.5, scale 0.6" in names
+    assert len(set(names)) == len(names)

@@ -102,7 +102,7 @@ def test_fixed_and_chosen_parameters() -> None:
 def test_start_points_are_uniform_strengths() -> None:
     made = space(("task_arithmetic",), bounds={"weight": Range(0.0, 2.0)})
     weights = [{round(float(v), 2) for v in made.named(point).values()} for point in made.start]
-    assert weights == [{0.33}, {0.3}, {0.6}, {1.0}]
+    assert weights == [{0.33}, {0.1}, {0.3}, {0.6}, {1.0}]
 
 
 @given(st.integers(1, 40), st.integers(1, 40))
@@ -218,7 +218,7 @@ def test_scale_is_one_gene_and_lambda_in_the_recipe() -> None:
 
 def test_scale_begins_at_one_and_carries_the_strength_where_weights_are_normalised() -> None:
     scales = [made.named(point)["scale"] for made in [wider(("ties",), scale=Range(0.3, 2.5))] for point in made.start]
-    assert scales == [1.0, 0.9, 1.8, 2.5]
+    assert scales == [1.0, 0.3, 0.9, 1.8, 2.5]
     for fixed in ({}, {"normalize": Fixed(False)}):
         made = wider(("task_arithmetic",), fixed, scale=Range(0.3, 2.5))
         assert {made.named(point)["scale"] for point in made.start} == {1.0}
