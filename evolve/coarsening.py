@@ -17,6 +17,7 @@ from search_spaces.depth import Family
 from search_spaces.space import DECIMALS
 
 Data = dict[str, Any]  # a recipe, or a part of one
+ORDER = "passthrough"  # the method of recipes that lay out layers as they are
 
 
 def without(recipe: Data, model: str) -> Data | None:
@@ -48,6 +49,8 @@ def coarser(recipe: Data, family: Family) -> list[Data]:
     Ward's criterion (1963): the increase of the squared distance of layers to their block's mean. Empty where depth
     plays no part, or blocks are no runs of the same layers of all models.
     """
+    if recipe["merge_method"] == ORDER:
+        return []
     if "slices" not in recipe:
         flat = mapped(recipe, gradient_mean)
         return [tidy(flat, family)] if flat != recipe else []
@@ -100,8 +103,12 @@ def decimal(value: Any, decimals: int) -> Any:
 
 
 def tidy(recipe: Data, family: Family) -> Data:
-    """The same merge in fewer words: equal neighbours are one block, a single block is `models`, equal values one."""
+    """The same merge in fewer words: equal neighbours are one block, a single block is `models`, equal values one.
+
+    Layers that are laid out as they are stay so: what their slices say holds for what layers write alone."""
     recipe = mapped(recipe, lambda value: shorter(decimal(value, DECIMALS)))
+    if recipe["merge_method"] == ORDER:
+        return recipe
     slices = recipe.get("slices", [])
     merged: list[Data] = []
     for each in slices:
@@ -204,7 +211,8 @@ def blended(one: Any, other: Any, share: float, family: Family) -> Any:
         for key in (*groups, None)
     }
     filters = [{"filter": key, "value": inside[key]} for key in groups]
-    return [*(kept[name] for name in family.outer if name in kept), *filters, {"value": inside[None]}]
+    rest = [{"value": inside[None]}] if None in left or None in right else []
+    return [*(kept[name] for name in family.outer if name in kept), *filters, *rest]
 
 
 def shorter(value: Any) -> Any:

@@ -129,11 +129,11 @@ def simplify(
     if winner.kind == "start":
         return selection, []
     trials = Trials(selection, objective, executor, chunks, floors or {}, base)
-    recipe = winner.recipe.model_dump(mode="json", exclude_none=True)
+    recipe = coarsening.tidy(winner.recipe.model_dump(mode="json", exclude_none=True), family)  # the same merge
     for stage in (fewer_sources, fewer_blocks, fewer_groups, rounder):
         recipe = stage(recipe, family, trials, done)
     simple = Recipe.model_validate(recipe)
-    if simple.digest == winner.recipe.digest:
+    if not any(step.kept for step in trials.steps):
         return selection, trials.steps
     measures = trials.measures[simple.digest]
     ahead = replace(
@@ -150,7 +150,8 @@ def simplify(
 
 
 def attempt(step: str, recipe: Data | None, before: Data, trials: Trials, done: Callable[[str], None]) -> Data | None:
-    """The simpler recipe where it is one and as good, else None."""
+    """The simpler recipe where it is one and as good, else None. Both are tidy, so that what says the same is the same
+    text, and is not tried."""
     if recipe is None or recipe == before or trials.spent:
         return None
     try:
@@ -166,6 +167,7 @@ def fewer_sources(recipe: Data, family: Family, trials: Trials, done: Callable[[
     known = labels(family.models)
     for model in coarsening.sources_by_size(recipe):
         fewer = coarsening.without(recipe, model)
+        fewer = fewer and coarsening.tidy(fewer, family)
         recipe = attempt(f"without {known.get(model, model)}", fewer, recipe, trials, done) or recipe
     return recipe
 
@@ -193,6 +195,8 @@ def blocks_text(recipe: Data) -> str:
 
 
 def fewer_groups(recipe: Data, family: Family, trials: Trials, done: Callable[[str], None]) -> Data:
+    if recipe["merge_method"] == coarsening.ORDER:  # a scale is of what a layer writes, and of no other tensor
+        return recipe
     inside = coarsening.same_for_modules(recipe, family)
     recipe = attempt("one value for all module groups", inside, recipe, trials, done) or recipe
     everywhere = coarsening.same_outside(recipe, family)

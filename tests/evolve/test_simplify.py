@@ -100,6 +100,30 @@ def test_a_recipe_whose_details_do_not_matter_becomes_one_line_a_source() -> Non
     assert len(steps) <= simplification.SCORINGS
 
 
+def test_what_says_the_same_in_other_words_is_not_tried() -> None:
+    """A space without module groups, whose layers are alike but for one: nothing about groups is scored or told."""
+    plain = search_space(Spec(FAMILY, ("task_arithmetic",), SPACES["per_layer"], 0, (), {}, seed=0))
+    odd = recipe_at(plain, lambda gene: 0.8 if gene.position == 3 else 0.3)
+    executor = Worths(lambda recipe: 0.7 if recipe == odd else 0.2)
+    selection, steps = simplify(selection_of(odd, executor), FAMILY, OBJECTIVE, executor, lambda _: None, chunks=CHUNKS)
+    assert selection.ranked[0].recipe == odd, "in other words alone it is no other finalist"
+    assert not any("module groups" in step.step or "decimal" in step.step for step in steps)
+    assert any("blocks" in step.step for step in steps)
+
+
+def test_what_layers_write_keeps_its_own_scale() -> None:
+    scale = {"scale": [{"filter": ".o_proj.", "value": 0.523}, {"filter": ".down_proj.", "value": 0.523}]}
+    slices = [
+        {"sources": [{"model": "math", "layer_range": [0, 8]}]},
+        {"sources": [{"model": "math", "layer_range": [6, 8], "parameters": scale}]},
+    ]
+    found, steps, _ = simpler(lambda _: 0.7, Recipe.model_validate({"merge_method": "passthrough", "slices": slices}))
+    assert [step.step for step in steps] == ["2 decimals", "1 decimal"]
+    assert found.recipe.slices is not None
+    kept = found.recipe.slices[1].sources[0].parameters
+    assert kept == {"scale": [{"filter": each, "value": 0.5} for each in (".o_proj.", ".down_proj.")]}
+
+
 def test_what_matters_stays() -> None:
     """Only blocks that tell the first two layers from the rest are worth anything."""
 
