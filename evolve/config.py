@@ -154,6 +154,15 @@ class SearchConfig(Section):
             raise ValueError(f"must be letters, digits, dots, dashes and underscores, got {value!r}")
         return value
 
+    @model_validator(mode="after")
+    def floors_on_the_same_documents(self) -> SearchConfig:
+        if self.search.sample is not None and self.score.floors:
+            raise ValueError(
+                f"search.sample ({self.search.sample}) scores every generation on other documents, and floors are "
+                "counted from the base on the same ones; leave the sample or the floors out"
+            )
+        return self
+
     @property
     def folder(self) -> Path:
         return Path(self.run.output) / self.name

@@ -46,15 +46,16 @@ CHANCE = "chance of a right answer"
 @dataclass(frozen=True)
 class Settings:
     """How it is climbed. `step`: of Adam, in units of a weight, not of its range. `batch`: documents of each task a
-    step. `most`: steps; `rounds`: through the documents, after which few are learned by heart (but no fewer than
-    SPACING steps); `patience`: epochs without a better one after which it ends."""
+    step. `falls`: whether steps become shorter, evenly, to none at the end. `most`: steps; `rounds`: through the
+    documents, after which few are learned by heart (but no fewer than SPACING steps); `patience`: epochs without a
+    better one after which it ends."""
 
     step: float = 0.05
     batch: int = 8
     first: float = 0.9  # decay of the gradient's mean
     second: float = 0.99  # of its mean square
     falls: bool = True
-    most: int = 20
+    most: int = 40
     rounds: float = 2.5
     patience: int = 1
 
@@ -113,8 +114,8 @@ def descend(
 
     Raises Spent where nothing is left, not even for the points.
     """
-    sensitivity, walker = Sensitivity(space, checkpoints), Adam(space, start, settings)
     settings = replace(settings, most=steps_of(documents, settings))
+    sensitivity, walker = Sensitivity(space, checkpoints), Adam(space, start, settings)
     steps: list[Step] = []
     charged, reason = 0, f"{settings.most} steps are the most"
     for batch in batches(documents, settings, seed):
