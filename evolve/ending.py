@@ -22,7 +22,7 @@ from evolve.course import draws_of
 from evolve.draws import Draws, Only
 from evolve.executor import Executor
 from evolve.finalists import Floors, Selection, choose_finalists, opening_recipes, select
-from evolve.front import Front, assembled, file_of, front_csv, front_of, spread_out
+from evolve.front import Front, assembled, file_of, front_csv, front_data, front_of, spread_out
 from evolve.importance import influences, recorded_gradients
 from evolve.lease import Lease
 from evolve.ledger import Ledger
@@ -32,6 +32,7 @@ from evolve.progress import ProgressLog
 from evolve.setting import Setting
 from evolve.simplify import Step, as_events, simplify
 from evolve.study import recipe_of
+from evolve.tally import tally
 from evolve.trial import Failure, Job, Point, Trial
 from evolve.twins import same_merge
 from evolve.verdict import Verdict, judge, others
@@ -48,7 +49,11 @@ def decide(
     recommended: Point | None,
     log: ProgressLog,
 ) -> tuple[Verdict, dict[str, Any], Recipe]:
-    """The verdict, what else the report tells (simplification, front), and the winner, whose checkpoint is written."""
+    """The verdict, what else the report tells (simplification, front), and the winner, whose checkpoint is written.
+
+    What is told goes on record as one value, which is 64 KB of text at most where the storage is MySQL: nothing belongs
+    into it that grows with the number of candidates.
+    """
     objective, floors = deciding(setting.objective, ledger), config.score.floors
     base = model_recipes(setting.family)[BASE].digest
     front = front_of(trials, list(objective.weights)) if setting.problem.objectives > 1 else []
@@ -98,8 +103,9 @@ def decide(
     told = {
         "genes": genes_told(setting, trials, ledger, log),
         "gaps": next((event["gaps"] for event in ledger.events("normalised")), {}),
-        "worth": worth_told(ledger),
+        "worth": worth_told(ledger, config, len(trials)),
         "level": LEVEL,
+        "documents": tally(setting, trials, ledger.events(), selection, steps, len(verdict.rows)),
         "simplification": [asdict(step) for step in steps],
         "front": None if members is None else front_data(members),
     }
@@ -121,18 +127,20 @@ def opening_answers(
     return found
 
 
-def worth_told(ledger: Ledger) -> dict[str, Any]:
+def worth_told(ledger: Ledger, config: SearchConfig, trials: int) -> dict[str, Any]:
     """How often the search was asked whether it is worth going on with, what it led by last, and whether that ended it:
-    the last answers in a row were in vain."""
-    events = ledger.events("worth")
+    the last answers in a row were in vain, or the last one was, and would have been the same again."""
+    events, search = ledger.events("worth"), config.search
     in_vain = [event["lead"] + worth.UNLIKELY * event["error"] < worth.GAIN for event in events]
     settled = any(event["lead"] > worth.SURE * event["error"] for event in events)
+    left = search.hours is None and search.documents is None and trials < search.trials
+    twice = len(events) >= worth.TWICE and all(in_vain[-worth.TWICE :])
     return {
         "asked": len(events),
         "documents": sum(event["documents"] for event in events),
         "lead": events[-1]["lead"] if events else None,
         "error": events[-1]["error"] if events else None,
-        "ended": len(events) >= worth.TWICE and all(in_vain[-worth.TWICE :]) and not settled,
+        "ended": (twice or left) and bool(in_vain) and in_vain[-1] and not settled,
         "gain": worth.GAIN,
     }
 
@@ -238,21 +246,3 @@ def write_front(
         write_text(place / file_of(member), member.recipe.to_yaml())
     write_text(folder / "front.csv", front_csv(front))
     return front
-
-
-def front_data(front: Front) -> dict[str, Any]:
-    """What the report tells of a front."""
-    return {
-        "hypervolume": front.hypervolume,
-        "selected": front.selected,
-        "reference": dict(front.reference),
-        "members": [
-            {
-                "name": each.name,
-                "search": dict(each.search),
-                "selection": None if each.selection is None else dict(each.selection),
-                "stands": each.stands,
-            }
-            for each in front.members
-        ],
-    }

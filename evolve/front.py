@@ -11,11 +11,13 @@ import csv
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from engine.recipe import Recipe
+from evolve.levels import FRONT_SHOWN
 from evolve.opening import START
 from evolve.trial import Trial
 from tasks.objective import Measures, Objective, mean_over_tasks
@@ -184,6 +186,25 @@ def front_csv(front: Front) -> str:
         parts = [member.search[task] for task in tasks] + [selection.get(task, "") for task in tasks]
         writer.writerow([member.name, file_of(member), *parts, stands])
     return out.getvalue()
+
+
+def front_data(front: Front) -> dict[str, Any]:
+    """What the report tells of a front. On record are only the members that it shows: a front may have hundreds."""
+    return {
+        "hypervolume": front.hypervolume,
+        "selected": front.selected,
+        "reference": dict(front.reference),
+        "count": len(front.members),
+        "members": [
+            {
+                "name": each.name,
+                "search": dict(each.search),
+                "selection": None if each.selection is None else dict(each.selection),
+                "stands": each.stands,
+            }
+            for each in front.members[:FRONT_SHOWN]
+        ],
+    }
 
 
 def file_of(member: Member) -> str:

@@ -191,7 +191,8 @@ def search_text(facts: Facts) -> str:
     kinds = {trial.failure.kind for trial in failed if trial.failure}
     failures = f"{len(failed)} failed ({', '.join(sorted(kinds))})" if failed else "none failed"
     lines = [
-        f"- {len(trials)} candidates, {failures}; {sum(trial.documents for trial in trials)} documents scored",
+        f"- {len(trials)} candidates, {failures}",
+        *document_lines(facts.verdict),
         f"- optimizer {config.search.optimizer}, methods {', '.join(config.space.method)}, seed {config.seed}",
         f"- base {config.models.base}; sources {', '.join(config.models.sources)}",
         *(f"- {line}" for line in scoring_lines(config.score, facts.figures.objective, facts.dtype)),
@@ -204,12 +205,24 @@ def search_text(facts: Facts) -> str:
     return "\n".join(lines)
 
 
+def document_lines(verdict: dict[str, Any]) -> list[str]:
+    """How many documents were scored, by what for."""
+    counts: dict[str, int] = verdict.get("documents", {})
+    if not counts:
+        return []
+    stages = ", ".join(f"{count} for {what}" for what, count in counts.items() if count)
+    return [f"- {sum(counts.values())} documents scored, those on record already counted too: {stages}"]
+
+
 def gap_lines(verdict: dict[str, Any]) -> list[str]:
     """What the tasks' parts were divided by, where they were."""
     if not verdict.get("gaps"):
         return []
     gaps = ", ".join(f"{task} {gap:.4g}" for task, gap in verdict["gaps"].items())
-    return [f"- normalised: each task's part is divided by its way from the base to the best source: {gaps}"]
+    return [
+        "- normalised: each task's part is divided by its way from the base to the best source, or by two standard "
+        f"errors of that way where they are more: {gaps}"
+    ]
 
 
 def worth_lines(verdict: dict[str, Any], figures: Figures) -> list[str]:

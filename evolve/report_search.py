@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from evolve.levels import SURE
+from evolve.levels import FRONT_SHOWN, SURE
 
 Told = dict[str, Any]  # `Verdict.as_dict()` and what the end adds to it
-
-SHOWN = 20  # members of a front in the report; front.csv has them all
 
 
 def gene_text(verdict: Told) -> str:
@@ -52,13 +50,14 @@ def front_text(verdict: Told) -> str:
     tasks = list(front["reference"])
     head = ["recipe", *(f"{task} (search)" for task in tasks), *(f"{task} (selection)" for task in tasks), "stands"]
     lines = [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}"]
-    for each in members[:SHOWN]:
+    for each in members[:FRONT_SHOWN]:
         scored = each["selection"]
         cells = [f"{each['search'][task]:.4f}" for task in tasks]
         cells += ["" if scored is None else f"{scored[task]:.4f}" for task in tasks]
         stands = "" if scored is None else "yes" if each["stands"] else "no"
         lines.append(f"| {' | '.join([each['name'], *cells, stands])} |")
-    more = f" {len(members) - SHOWN} more are in front.csv." if len(members) > SHOWN else ""
+    left = front.get("count", len(members)) - min(len(members), FRONT_SHOWN)
+    more = f" {left} more are in front.csv." if left else ""
     return "\n".join([*lines, "", hypervolume_text(front) + more])
 
 

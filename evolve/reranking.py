@@ -6,6 +6,7 @@ its own: its history was made with them.
 
 from __future__ import annotations
 
+import csv
 import math
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -73,7 +74,7 @@ def rerank(folder: Path, weights: str | None, objective: str | None, whole: bool
             "the search's answers are gone from its items/ folder, or models and tasks have changed; put back what was "
             "there, or search under another name, since candidates in the ledger are not scored again"
         )
-    rows = ranked(found, asked, winner_of(verdict, found), front_of(verdict))
+    rows = ranked(found, asked, winner_of(verdict, found), front_of(folder))
     shown = rows if whole else best_of(rows)
     missing = len({trial.digest for trial in trials}) - len(found)
     if verdict is None:
@@ -93,9 +94,13 @@ def winner_of(verdict: Mapping[str, Any] | None, found: Collection[str]) -> str 
     return next((each["digest"] for each in (winner, *origin) if each["digest"] in found), None)
 
 
-def front_of(verdict: Mapping[str, Any] | None) -> frozenset[str]:
-    """The names of the trials on the front of several objectives."""
-    return frozenset(each["name"] for each in ((verdict or {}).get("front") or {"members": ()})["members"])
+def front_of(folder: Path) -> frozenset[str]:
+    """The names of the trials on the front of several objectives, as front.csv has them."""
+    try:
+        with (folder / "front.csv").open(encoding="utf-8", newline="") as file:
+            return frozenset(row["name"] for row in csv.DictReader(file) if row.get("name"))
+    except (OSError, UnicodeDecodeError, csv.Error):  # none, or none any more
+        return frozenset()
 
 
 def recorded(trials: Iterable[Trial], setting: Setting, items: Items) -> dict[str, tuple[Trial, Measures]]:

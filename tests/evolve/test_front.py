@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import itertools
+import json
 
 import numpy as np
 import pytest
@@ -12,7 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine.recipe import Recipe
-from evolve.front import Front, Member, front_csv, front_of, hypervolume, lowest, not_dominated, spread_out
+from evolve.front import Front, Member, front_csv, front_data, front_of, hypervolume, lowest, not_dominated, spread_out
+from evolve.levels import FRONT_SHOWN
+from evolve.report_search import front_text
 from evolve.trial import Failure, Trial
 
 GRID = st.integers(0, 4)
@@ -74,3 +77,16 @@ def test_the_table_names_the_file_of_every_recipe() -> None:
     assert rows[0] == ["name", "file", "a (search)", "b (search)", "a (selection)", "b (selection)", rows[0][-1]]
     assert rows[1] == ["trial 3", "trial-3.yaml", "0.5", "0.25", "0.5", "0.25", "true"]
     assert rows[2] == ["uniform average", "uniform-average.yaml", "0.5", "0.25", "", "", ""]
+
+
+def test_a_front_on_record_has_the_members_that_are_shown() -> None:
+    """One value in MySQL is 64 KB of text."""
+    recipe = Recipe.model_validate({"merge_method": "passthrough", "models": [{"model": "m"}]})
+    tasks = [f"a task with a long name, number {place}" for place in range(8)]
+    members = [
+        Member(f"trial {n}", recipe, dict.fromkeys(tasks, n / 3), dict.fromkeys(tasks, n / 7)) for n in range(900)
+    ]
+    told = front_data(Front(tuple(members), dict.fromkeys(tasks, 0.0), 0.1))
+    assert len(json.dumps(told)) < 30_000
+    assert (told["count"], len(told["members"])) == (900, FRONT_SHOWN)
+    assert "880 more are in front.csv" in front_text({"front": told})

@@ -180,7 +180,12 @@ def test_a_winner_that_was_never_searched_has_no_luck_to_tell() -> None:
 
 def test_the_search_and_the_recipe_are_told() -> None:
     text = report_text(facts())
-    assert "- 3 candidates, 1 failed (merge); 400 documents scored" in text
+    assert "- 3 candidates, 1 failed (merge)\n" in text
+    told = {**verdict(), "documents": {"the search's candidates": 400, "gradients (as charged)": 0, "the report": 1600}}
+    assert (
+        "- 2000 documents scored, those on record already counted too: 400 for the search's candidates, 1600 for the "
+        "report" in report_text(facts(verdict=told))
+    )
     assert "```yaml\nmerge_method: ties\n```" in text
     assert "- sums: 100 search, 200 selection, 400 report documents, disjoint" in text
 
@@ -451,9 +456,7 @@ def test_the_front_and_its_hypervolume() -> None:
 
 def test_what_was_normalised_by_is_said() -> None:
     told = verdict() | {"gaps": {"sums": 0.25, "colours": 0.5}}
-    assert "divided by its way from the base to the best source: sums 0.25, colours 0.5" in report_text(
-        facts(verdict=told)
-    )
+    assert "errors of that way where they are more: sums 0.25, colours 0.5" in report_text(facts(verdict=told))
 
 
 def test_a_search_that_ended_early_says_why() -> None:

@@ -5,16 +5,20 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
+from engine.recipe import Recipe
 from evolve.config import SearchConfig
 from evolve.config_forms import Shares
 from evolve.errors import ConfigError
+from evolve.front import Front, Member, front_csv
 from evolve.reranking import Estimate, best_of, front_of, ranked, table, winner_of, with_objective, with_weights
 from evolve.trial import Trial
 from tasks.objective import Goal, Measures, Objective
 
+RECIPE = Recipe.model_validate({"merge_method": "passthrough", "models": [{"model": "m"}]})
 OBJECTIVE = Objective((Goal("sums", "acc,none", 1.0, True), Goal("colours", "acc,none", 1.0, True)))
 CONFIG = SearchConfig.model_validate(
     {
@@ -166,14 +170,16 @@ def test_a_simplified_winner_is_known_by_what_it_was_made_from() -> None:
     assert winner_of(None, {"d0"}) is None
 
 
-def test_the_front_is_marked_and_the_opening_has_its_names() -> None:
+def test_the_front_is_marked_and_the_opening_has_its_names(tmp_path: Path) -> None:
     found = candidates()
     trial, measures = found["d2"]
     found["d2"] = replace(trial, origin="start: base"), measures
-    front = front_of({"front": {"members": [{"name": "trial 1"}, {"name": "base"}]}})
+    assert front_of(tmp_path) == frozenset()
+    members = tuple(Member(name, RECIPE, {"sums": 0.5}) for name in ("trial 1", "base"))
+    (tmp_path / "front.csv").write_text(front_csv(Front(members, {"sums": 0.0}, None)), encoding="utf-8")
+    front = front_of(tmp_path)
     names = [row.name for row in ranked(found, OBJECTIVE, "d0", front)]
     assert names == ["trial 1 (front)", "trial 0, the winner", "base (front)"]
-    assert front_of({"front": None}) == front_of(None) == frozenset()
 
 
 def test_gaps_are_on_the_documents_that_both_have() -> None:

@@ -1,0 +1,56 @@
+"""How many documents a run asked answers to, by what for. An answer on record is not asked for again, but counts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from evolve.course import draws_of, search_documents
+from evolve.descent import DEFAULTS, batches, charge, steps_of
+from evolve.finalists import Selection
+from evolve.setting import Setting
+from evolve.simplify import Step
+from evolve.study import pairs_of
+from evolve.trial import Trial
+
+CANDIDATES, GRADIENTS, WORTH = "the search's candidates", "gradients (as charged)", "the question of worth"
+FINALISTS, SIMPLER, REPORT = "finalists", "simpler recipes", "the report"
+
+
+def tally(
+    setting: Setting,
+    trials: Sequence[Trial],
+    events: Sequence[dict[str, Any]],
+    selection: Selection,
+    steps: Sequence[Step],
+    rows: int,
+) -> dict[str, int]:
+    """What for -> documents. `rows`: the models of the report."""
+    finalists = [each for each in (*selection.ranked, *selection.dropped) if not each.of]
+    report = sum(len(sets.report) for sets in setting.prepared.documents.values())
+    return {
+        CANDIDATES: sum(trial.documents for trial in trials) + again(setting, trials),
+        GRADIENTS: climbed(setting, sum(event["kind"] == "slopes" for event in events)),
+        WORTH: sum(event["documents"] for event in events if event["kind"] == "worth"),
+        FINALISTS: sum(each.documents for each in finalists),
+        SIMPLER: sum(step.documents for step in steps),
+        REPORT: rows * report,
+    }
+
+
+def climbed(setting: Setting, steps: int) -> int:
+    """What the first steps of a climb were charged."""
+    documents = search_documents(setting)
+    settings = replace(DEFAULTS, most=steps_of(documents, DEFAULTS))
+    return sum(map(charge, batches(documents, settings, setting.config.seed)[:steps]))
+
+
+def again(setting: Setting, trials: Sequence[Trial]) -> int:
+    """What the best of the start was scored on beside the first draw, where generations have draws of their own."""
+    draws = draws_of(setting)
+    if not draws.vary:
+        return 0
+    generations = len({trial.generation for trial in trials if trial.origin == "search"})
+    met = set().union(*(pairs_of(draws.chunks(draw)[-1]) for draw in range(generations + 1)))
+    return len(met) - draws.size
