@@ -24,7 +24,8 @@ from evolve.config_space import Space
 from evolve.errors import ConfigError
 from tasks.spec import BATCH_TOKENS
 
-BUDGET_KEYS = ("search.trials", "search.hours", "search.documents")  # with `run.*`: may change at any start
+# With `run.*` these may change at any start: they only decide where a search ends.
+BUDGET_KEYS = ("search.trials", "search.hours", "search.documents", "search.stop_early")
 
 MEMORY_KEYS = ("score.batch_tokens",)  # likewise: whoever runs out of memory goes on with less
 
@@ -111,7 +112,7 @@ class Search(Section):
     documents: int | None = Field(None, ge=1, description="the budget in scored documents; null: no bound")
     population: int | None = Field(None, ge=2, description="candidates a generation; null: chosen, and recorded")
     gradients: bool = Field(
-        True, description="begin where gradients of the right answers' log-likelihood lead, if the methods have them"
+        True, description="begin where gradients of the chance of right answers lead, if the methods have them"
     )
     grow: bool = Field(True, description="few genes at first, that part as documents are spent (optimizer cma)")
     sample: int | None = Field(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Protocol
 
 from engine.methods import METHODS
@@ -18,6 +19,11 @@ from search_spaces.sensitivity import has_slope
 from tasks.objective import Objective
 from tasks.slope_question import parts_of
 
+IN_VAIN = (
+    "the search ends here: nothing that it finds is better than the models and plain merges that it began with; "
+    "search.stop_early: false goes on"
+)
+
 
 class Log(Protocol):
     """Who is told how the climb goes: `note` of a step, `say` of what stays to be read."""
@@ -27,18 +33,37 @@ class Log(Protocol):
     def say(self, text: str) -> None: ...
 
 
-def searched(study: Study, setting: Setting, log: Log) -> Point | None:
-    """Search until the budget is spent; returns the point that the optimizer believes in."""
-    score = setting.config.score
-    return search(
+@dataclass(frozen=True)
+class Searched:
+    """The point that the optimizer believes in, and whether the search ended since going on was in vain."""
+
+    recommended: Point | None
+    in_vain: bool
+
+
+def searched(study: Study, setting: Setting, log: Log, questions: int) -> Searched:
+    """Search until the budget is spent, or going on is in vain. `questions`: how many of those of `Worth` are on
+    record."""
+    score, answers = setting.config.score, list[bool]()
+    ask = over_of(setting, study, questions)
+
+    def over() -> bool:
+        answers.append(ask())
+        return answers[-1]
+
+    recommended = search(
         study,
         OPTIMIZERS[setting.config.search.optimizer].make,
         setting.problem,
         normalize=score.normalize,
         floors=score.floors,
         climb=climb_of(setting, study, log),
-        over=over_of(setting, study),
+        over=over,
     )
+    in_vain = any(answers)
+    if in_vain:
+        log.say(IN_VAIN)
+    return Searched(recommended, in_vain)
 
 
 def draws_of(setting: Setting) -> Draws:
@@ -94,12 +119,14 @@ def summary(found: Descent, climbed: str) -> str:
     )
 
 
-def over_of(setting: Setting, study: Study) -> Callable[[], bool]:
+def over_of(setting: Setting, study: Study, questions: int) -> Callable[[], bool]:
     """Whether the search has become idle, where it may say so: of metrics that are means over documents, where nothing
     but better values is looked for."""
     means = setting.objective.is_metric and all(goal.aggregation == "mean" for goal in setting.objective.goals)
     single = not setting.config.score.floors and setting.problem.objectives == 1
     if not (setting.config.search.stop_early and means and single):
+        for _ in range(questions):  # of an earlier start that might end: their documents count
+            study.decide("worth", dict)
         return lambda: False
     documents = {task: tuple(sets.selection) for task, sets in setting.prepared.documents.items()}
     return Worth(study, Draws(documents, setting.config.seed)).over

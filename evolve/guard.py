@@ -67,7 +67,7 @@ def guard(ledger: Ledger, config: SearchConfig, identity: dict[str, str]) -> boo
     differing = [
         f"{key} (was {recorded.get(key)!r}, is {current.get(key)!r})"
         for key in dict.fromkeys([*recorded, *current])
-        if recorded.get(key) != current.get(key)
+        if recorded.get(key) != current.get(key) and not may_change(key)  # also what could not change once
     ]
     if differing:
         raise RunError(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from types import TracebackType
 
 from rich.console import Console
@@ -31,7 +31,8 @@ class ProgressLog:
         )
         self._task = self._bar.add_task("", visible=False)
         self._done, self._total, self._name = 0, 0, ""
-        self._best: Trial | None = None
+        self._scored: list[Trial] = []  # those that were scored whole
+        self._value: Callable[[Trial], float] = lambda trial: trial.value or 0.0
         self._failed, self._shown = 0, 0.0
         self._shown_as: Callable[[Trial], str] = lambda trial: f"{trial.value:.4f}"
 
@@ -66,9 +67,14 @@ class ProgressLog:
             self._shown = time.monotonic()
             self.say(f"{self._name}: {text}")
 
-    def show_trials(self, shown_as: Callable[[Trial], str]) -> None:
-        """How a scored trial is put in words from now on."""
-        self._shown_as = shown_as
+    def show_trials(
+        self, shown_as: Callable[[Trial], str], value: Callable[[Trial], float], recorded: Iterable[Trial] = ()
+    ) -> None:
+        """How a scored trial is put in words from now on, by which value the best is the best, asked each time since
+        tasks' weights may change, and the trials that an earlier start made."""
+        self._shown_as, self._value = shown_as, value
+        for trial in recorded:
+            self._count(trial)
 
     def replayed(self, trials: int, moved: int) -> None:
         if moved:
@@ -82,10 +88,14 @@ class ProgressLog:
             self._bar.update(self._task, completed=trials)
 
     def finished(self, trial: Trial) -> None:
-        self._failed += trial.failure is not None
+        self._count(trial)
         if trial.failure:
             self.say(f"candidate {trial.id} failed ({trial.failure.kind}): {trial.failure.message}")
-        elif self._best is None or (trial.value or 0) > (self._best.value or 0):
-            self._best = trial
-        best = "" if self._best is None else f"best so far {self._shown_as(self._best)} (search documents)"
-        self.step(best + (f", {self._failed} failed" if self._failed else ""))
+        best = max(self._scored, key=self._value, default=None)
+        shown = "" if best is None else f"best so far {self._shown_as(best)} (search documents)"
+        self.step(shown + (f", {self._failed} failed" if self._failed else ""))
+
+    def _count(self, trial: Trial) -> None:
+        self._failed += trial.failure is not None
+        if trial.failure is None and trial.whole:
+            self._scored.append(trial)

@@ -29,9 +29,11 @@ from evolve.progress import ProgressLog
 from evolve.remembering import Keys, Remembering
 from evolve.report import Facts, headline, report_text, trials_csv, where
 from evolve.start import LazyExecutor
-from evolve.study import Study
+from evolve.study import Study, value_of
 from evolve.trial import Trial
 from search_spaces.assemble import labels
+
+LARGER = "; a larger budget, such as search.trials, goes on with it"
 
 
 def run(path: Path, threads: int | None = None) -> None:
@@ -62,7 +64,6 @@ def drive(config: SearchConfig, findings: Findings, ledger: Ledger, lease: Lease
     executor = Remembering(workers, Items(config.folder / "items"), Keys(setting))
     try:
         log.stage("search", config.search.trials)
-        log.show_trials(Figures(setting.objective).trial)
         study = Study(
             setting.space,
             executor,
@@ -73,12 +74,15 @@ def drive(config: SearchConfig, findings: Findings, ledger: Ledger, lease: Lease
             watcher=log,
             check=lease.check,
         )
-        recommended = searched(study, setting, log)
-        verdict = finish(config, findings, ledger, lease, executor, study.recorded, recommended, log)
+        log.show_trials(
+            Figures(setting.objective).trial, lambda trial: value_of(trial.parts, study.objective.weights), before
+        )
+        found = searched(study, setting, log, len(ledger.events("worth")))
+        verdict = finish(config, findings, ledger, lease, executor, study.recorded, found.recommended, log)
     finally:
         executor.close()
     if ended and not workers.started:
-        log.say("nothing was left to score: the run had ended; a larger search.trials goes on with it")
+        log.say(f"nothing was left to score: the run had ended{'' if found.in_vain else LARGER}")
     log.say(f"\n{headline(verdict, Figures(setting.objective))}\n{where(config.folder)}")
 
 

@@ -12,6 +12,7 @@ from evolve.guard import holder_of, load_run, storage_url
 from evolve.ledger import Ledger
 from evolve.report import headline, where
 from evolve.trial import Trial
+from tasks.objective import total_of
 
 
 def status(folder: Path) -> None:
@@ -23,18 +24,39 @@ def status(folder: Path) -> None:
     print(f"{config.name}: {len(trials)} of {config.search.trials} candidates")
     print(f"driver: {holder or 'none at work'}")
     figures = recorded_figures(ledger, config)
-    for line in facts(trials, config, figures, driven=holder is not None):
+    weights = weights_of(ledger, config, figures)
+    for line in facts(trials, config, figures, weights, driven=holder is not None):
         print(line)
     verdict = ledger.attribute("verdict")
     if verdict:
         print(f"{headline(verdict, figures)}\n{where(folder)}")
 
 
-def facts(trials: list[Trial], config: SearchConfig, figures: Figures, driven: bool) -> list[str]:
+def weights_of(ledger: Ledger, config: SearchConfig, figures: Figures) -> dict[str, float] | None:
+    """The tasks' weights in the search's objective; None where they are normalised by what is not known yet."""
+    gaps = [event["gaps"] for event in ledger.events("normalised")]
+    objective = figures.objective.normalised(gaps[0]) if gaps else figures.objective
+    return objective.weights if gaps or not config.score.normalize else None
+
+
+def best_of(trials: list[Trial], weights: dict[str, float] | None) -> Trial | None:
+    """The best of those that were scored whole, all by the same weights: trials hold values by those of their time."""
+
+    def value(trial: Trial) -> float:
+        if not trial.parts or weights is None:
+            return trial.value or 0.0
+        return total_of(weights[task] * part for task, part in trial.parts.items()) / total_of(weights.values())
+
+    scored = [trial for trial in trials if trial.value is not None and trial.whole]
+    return max(scored, key=value, default=None) if weights is not None else None
+
+
+def facts(
+    trials: list[Trial], config: SearchConfig, figures: Figures, weights: dict[str, float] | None, driven: bool
+) -> list[str]:
     lines = []
-    scored = [trial for trial in trials if trial.value is not None]
-    if scored:
-        best = max(scored, key=lambda trial: trial.value or 0.0)
+    best = best_of(trials, weights)
+    if best is not None:
         lines.append(
             f"best on the search documents: {figures.trial(best)} "
             f"(candidate {best.id}; overstated, being the best of many)"

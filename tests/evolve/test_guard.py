@@ -55,9 +55,17 @@ def test_a_new_run_is_new_once(tmp_path: Path, ledger: Ledger) -> None:
     assert not guard(ledger, config(tmp_path), IDENTITY)
 
 
+def test_a_key_that_may_change_now_may_differ_from_an_older_record(tmp_path: Path, ledger: Ledger) -> None:
+    guard(ledger, config(tmp_path), IDENTITY)
+    recorded = ledger.attribute("configuration")
+    ledger.set_attribute("configuration", {**recorded, "search.stop_early": True})
+    assert not guard(ledger, config(tmp_path, search__stop_early=False), IDENTITY)
+
+
 def test_budgets_and_the_run_section_may_change(tmp_path: Path, ledger: Ledger) -> None:
     guard(ledger, config(tmp_path), IDENTITY)
     for changes in (
+        {"search__stop_early": False},
         {"search__trials": 99, "search__hours": 2.0, "search__documents": 1000},
         {"score__batch_tokens": 512},
         {"run__workers": 7, "run__storage": f"sqlite:///{tmp_path}/run/study.db", "run__output": str(tmp_path)},

@@ -6,6 +6,7 @@ import contextlib
 import sqlite3
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from evolve.errors import RunError
 from evolve.figures import Figures
 from evolve.guard import sole_driver
 from evolve.reporting import report
-from evolve.status import facts, status
+from evolve.status import best_of, facts, status, weights_of
 from evolve.trial import Failure, Trial
 from search_spaces.gene import Gene
 from tasks.objective import Goal, Objective
@@ -82,7 +83,35 @@ def test_a_run_that_can_only_be_read(config: SearchConfig, capsys: pytest.Captur
 
 def test_days_are_days(config: SearchConfig) -> None:
     slow = [trial(i, 0.5, 3600.0 * i) for i in range(5)]
-    assert facts(slow, config, FIGURES, driven=True)[-1] == "rate: 1 candidates an hour, 8 days, 3:00:00 left"
+    assert (
+        facts(slow, config, FIGURES, {"t": 1.0}, driven=True)[-1] == "rate: 1 candidates an hour, 8 days, 3:00:00 left"
+    )
+
+
+def test_the_best_is_one_that_was_scored_whole_by_the_weights_of_now(config: SearchConfig) -> None:
+    def scored(number: int, value: float, a: float, b: float, whole: bool = True) -> Trial:
+        return replace(trial(number, value, 0.0), parts={"a": a, "b": b}, whole=whole)
+
+    # The first one's value was made by other weights, and the last one left a race early.
+    trials = [scored(0, 0.9, 0.9, 0.1), scored(1, 0.6, 0.3, 0.7), scored(2, 0.99, 0.9, 0.9, whole=False)]
+    best = best_of(trials, {"a": 0.1, "b": 1.9})
+    assert best is not None
+    assert best.id == 1
+    first = best_of(trials, {"a": 1.0, "b": 1.0})
+    assert first is not None
+    assert first.id == 0
+    assert best_of(trials, None) is None
+
+
+def test_normalised_weights_are_those_of_the_ledger(config: SearchConfig) -> None:
+    score = config.score.model_copy(update={"normalize": True})
+    asked = config.model_copy(update={"score": score})
+    two = Figures(Objective((Goal("a", "acc,none", 1.0, True), Goal("b", "acc,none", 1.0, True))))
+    with sole_driver(config) as (ledger, _):
+        assert weights_of(ledger, config, two) == {"a": 1.0, "b": 1.0}
+        assert weights_of(ledger, asked, two) is None
+        ledger.add_event("normalised", gaps={"a": 0.3, "b": 0.1})
+        assert weights_of(ledger, asked, two) == pytest.approx({"a": 0.5, "b": 1.5})
 
 
 def test_a_run_that_has_not_ended_has_no_report(config: SearchConfig) -> None:

@@ -1,0 +1,52 @@
+"""What a person is told while a run works."""
+
+from __future__ import annotations
+
+import pytest
+
+from evolve import progress
+from evolve.progress import ProgressLog
+from evolve.trial import Failure, Trial
+
+
+def trial(number: int, value: float | None, *, whole: bool = True, **parts: float) -> Trial:
+    failure = Failure("merge", "no") if value is None else None
+    return Trial(number, 0, (), "d", value, failure=failure, whole=whole, parts=parts)
+
+
+@pytest.fixture
+def log(monkeypatch: pytest.MonkeyPatch) -> ProgressLog:
+    monkeypatch.setattr(progress, "EVERY", -1.0)  # every line is told
+    made = ProgressLog()
+    made.stage("search", 10)
+    return made
+
+
+def test_the_best_of_earlier_starts_is_not_forgotten(log: ProgressLog, capsys: pytest.CaptureFixture[str]) -> None:
+    recorded = [trial(0, 0.5), trial(1, None), trial(2, 0.9, whole=False)]
+    log.show_trials(lambda each: f"number {each.id}", lambda each: each.value or 0.0, recorded)
+    log.finished(trial(3, 0.4))
+    log.finished(trial(4, 0.8, whole=False))
+    log.finished(trial(5, 0.6))
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split("best so far ")[1] for line in lines] == [
+        f"number {best} (search documents), 1 failed" for best in (0, 0, 5)
+    ]
+
+
+def test_the_best_is_told_by_the_weights_of_now(log: ProgressLog, capsys: pytest.CaptureFixture[str]) -> None:
+    weights = {"a": 1.0, "b": 0.0}
+    log.show_trials(
+        lambda each: f"number {each.id}", lambda each: sum(weights[task] * part for task, part in each.parts.items())
+    )
+    log.finished(trial(0, 0.9, a=0.9, b=0.1))
+    weights.update(a=0.0, b=1.0)
+    log.finished(trial(1, 0.2, a=0.2, b=0.2))
+    first, second = capsys.readouterr().out.splitlines()
+    assert "number 0" in first
+    assert "number 1" in second
+
+
+def test_what_is_done_beside_the_steps_is_told(log: ProgressLog, capsys: pytest.CaptureFixture[str]) -> None:
+    log.note("gradient step 3 of 20, chance of a right answer 0.41")
+    assert capsys.readouterr().out == "search: gradient step 3 of 20, chance of a right answer 0.41\n"
