@@ -17,14 +17,14 @@ from evolve.draws import Only
 from evolve.errors import RunError
 from evolve.executor import Executor
 from evolve.floors import violation
-from evolve.levels import CLEARLY
+from evolve.levels import ONE_SIDED
 from evolve.loop import GRADIENT
 from evolve.opening import START
 from evolve.statistics import clearly_below
-from evolve.study import recipe_of
+from evolve.study import recipe_of, value_of
 from evolve.trial import Failure, Job, Point, Trial
 from search_spaces.space import SearchSpace
-from tasks.objective import Measures, Objective, Utilities, total_of
+from tasks.objective import Measures, Objective, Utilities
 from tasks.score import Score
 
 NO_ANSWERS: Mapping[str, Utilities] = {}
@@ -99,7 +99,7 @@ def choose_finalists(
         missed = 0.0
         if floors and bases:
             missed = violation(objective.oriented(trial.tasks), objective.oriented(bases[0].tasks), floors)
-        return missed, -value_of(trial, objective), trial.id
+        return missed, -decided_value(trial, objective), trial.id
 
     best: dict[str, Trial] = {}
     for trial in sorted(scored, key=rank):
@@ -132,14 +132,14 @@ def standing(scored: Sequence[Trial], objective: Objective, answers: Mapping[str
     starts = list({trial.digest: trial for trial in scored if trial.origin.startswith(START)}.values())
     if not starts:
         return []
-    values = {trial.digest: value_of(trial, objective) for trial in starts}
+    values = {trial.digest: decided_value(trial, objective) for trial in starts}
     best = max(starts, key=lambda trial: values[trial.digest])
 
     def clearly_worse(trial: Trial) -> bool:
         if {trial.digest, best.digest} <= answers.keys():
-            return clearly_below(answers[trial.digest], answers[best.digest], objective.weights, CLEARLY)
+            return clearly_below(answers[trial.digest], answers[best.digest], objective.weights, ONE_SIDED)
         apart = values[best.digest] - values[trial.digest]
-        return apart > CLEARLY * math.hypot(trial.standard_error, best.standard_error)
+        return apart > ONE_SIDED * math.hypot(trial.standard_error, best.standard_error)
 
     return [trial for trial in starts if not clearly_worse(trial)]
 
@@ -151,12 +151,10 @@ def opening_recipes(trials: Sequence[Trial], space: SearchSpace) -> dict[str, Re
     return {each.name: each.recipe for each in distinct(found.values())}
 
 
-def value_of(trial: Trial, objective: Objective) -> float:
+def decided_value(trial: Trial, objective: Objective) -> float:
     """By the objective that decides in the end, which the first trials may not have been valued by."""
     weights = objective.weights
-    if trial.parts.keys() != weights.keys():
-        return float(trial.value or 0.0)
-    return total_of(weights[task] * part for task, part in trial.parts.items()) / total_of(weights.values())
+    return value_of(trial.parts, weights) if trial.parts.keys() == weights.keys() else float(trial.value or 0.0)
 
 
 def name_of(trial: Trial) -> str:
@@ -167,7 +165,7 @@ def finalist_of(trial: Trial, space: SearchSpace, objective: Objective) -> Final
     return Finalist(
         name_of(trial),
         recipe_of(trial, space),
-        value_of(trial, objective),
+        decided_value(trial, objective),
         metrics={"search": trial.tasks},
         kind="start" if trial.origin.startswith(START) else "found",
         error=trial.standard_error,
@@ -188,7 +186,7 @@ def select(
     """Score the finalists on the selection documents; those that keep the floors rank before those that miss one.
 
     `chunks`: what has been scored after each look, the last one everything; None: everything. After each but the last,
-    those stop that are below the leader by `CLEARLY` standard errors of their paired difference; never the base, nor
+    those stop that are below the leader by `ONE_SIDED` standard errors of their paired difference; never the base, nor
     those with a digest in `kept`. With floors nobody stops early: who keeps them on a few documents may do so by luck,
     and would lead. Raises RunError where none could be scored, or not the base where floors need it.
     """
@@ -216,7 +214,7 @@ def select(
 
 def worse(one: Finalist, leader: Finalist, measures: Mapping[str, Measures], objective: Objective) -> bool:
     ours, theirs = (objective.utilities(measures[each.name]) for each in (one, leader))
-    return clearly_below(ours, theirs, objective.weights, CLEARLY)
+    return clearly_below(ours, theirs, objective.weights, ONE_SIDED)
 
 
 def ranked(

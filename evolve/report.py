@@ -221,7 +221,7 @@ def gap_lines(verdict: dict[str, Any]) -> list[str]:
     gaps = ", ".join(f"{task} {gap:.4g}" for task, gap in verdict["gaps"].items())
     return [
         "- normalised: each task's part is divided by its way from the base to the best source, or by two standard "
-        f"errors of that way where they are more: {gaps}"
+        f"errors where these are more: {gaps}"
     ]
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from evolve.baselines import BASE
 from evolve.figures import Figures
-from evolve.levels import ERRORS, KEPT, LEVEL
+from evolve.levels import ERRORS, LEAD_KEPT, LEVEL
 
 Told = dict[str, Any]  # `Verdict.as_dict()` and what the end adds to it
 
@@ -149,7 +149,7 @@ def simplification_text(verdict: Told, figures: Figures) -> list[str]:
     documents = sum(step["documents"] for step in steps)
     return [
         f"Made simpler on the selection documents as long as the score stayed within {ERRORS:g} standard error of the "
-        f"winner's, paired, and at least {100 * KEPT:.0f} % of its lead over the best baseline was left "
+        f"winner's, paired, and at least {100 * LEAD_KEPT:.0f} % of its lead over the best baseline was left "
         f"({documents} documents scored). Taken: {'; '.join(taken) or 'nothing'}. Refused: "
         f"{'; '.join(refused) or 'nothing'}."
     ]

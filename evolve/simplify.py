@@ -23,7 +23,7 @@ from evolve.draws import Only
 from evolve.executor import Executor
 from evolve.finalists import Finalist, Floors, Selection, scored
 from evolve.floors import violation
-from evolve.levels import CLEARLY, ERRORS, KEPT
+from evolve.levels import ERRORS, LEAD_KEPT, ONE_SIDED
 from evolve.statistics import mean_and_error
 from evolve.trial import Job
 from search_spaces.assemble import labels
@@ -63,7 +63,7 @@ class Trials:
         self._floors, self._base = floors, base
         best = selection.best_start
         lead = 0.0 if best is None else self.winner.selection - best.selection
-        self._least = (KEPT - 1) * lead if lead > 0 else 0.0
+        self._least = (LEAD_KEPT - 1) * lead if lead > 0 else 0.0
         self._bounded = best is not None
         self.steps: list[Step] = []
         self.measures: dict[str, Measures] = {self.winner.recipe.digest: self._reference}
@@ -95,7 +95,7 @@ class Trials:
                 kept = difference >= -ERRORS * error and self._leads(difference) and self._keeps_floors(measures)
                 self.measures[recipe.digest] = measures
                 return Step(step, kept, difference if math.isfinite(difference) else None, error, seen)
-            if not difference >= -CLEARLY * error:  # also where it is no number
+            if not difference >= -ONE_SIDED * error:  # also where it is no number
                 return Step(step, False, difference if math.isfinite(difference) else None, error, seen)
         raise ValueError("chunks: there are none")
 

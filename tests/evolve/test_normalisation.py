@@ -3,20 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
 
 import pytest
 
-from evolve.baselines import model_recipes
-from evolve.errors import RunError
-from evolve.normalisation import SMALLEST, SMALLEST_IN_ERRORS, gaps, measured_gaps
+from evolve.normalisation import SMALLEST, SMALLEST_IN_ERRORS, gaps
 from evolve.statistics import paired_difference
-from evolve.trial import Evaluation, Failure, Job
-from search_spaces.depth import Family
 from tasks.objective import Goal, Objective
 from tasks.score import Score
 
-FAMILY = Family("base", ("math", "code"), 4, ("embed",), "float32")
 OBJECTIVE = Objective((Goal("sums", "acc,none", 1.0, True), Goal("colours", "acc,none", 3.0, True)))
 
 
@@ -37,34 +31,6 @@ def measured(sums: float, colours: float) -> Score:
         task: {i: float(i < 40 * share) for i in range(40)} for task, share in (("sums", sums), ("colours", colours))
     }
     return Score({task: {"acc,none": values} for task, values in right.items()}, {})
-
-
-class Told:
-    """The base and the sources by their recipes."""
-
-    def __init__(self, scores: dict[str, Score]) -> None:
-        recipes = model_recipes(FAMILY)
-        self._scores = {recipes[name].digest: score for name, score in scores.items()}
-
-    def run(self, jobs: Sequence[Job]) -> Iterator[tuple[Job, Evaluation]]:
-        for job in jobs:
-            assert job.documents == "search"
-            yield job, Evaluation(self._scores.get(job.key, Failure("merge", "no")))
-
-    def close(self) -> None: ...
-
-
-def test_gaps_are_measured_on_the_search_documents() -> None:
-    told = Told({"base": measured(0.2, 0.5), "math": measured(0.8, 0.5), "code": measured(0.3, 0.525)})
-    found = measured_gaps(FAMILY, OBJECTIVE, told)
-    assert found["sums"] == pytest.approx(0.6)
-    assert found["colours"] == pytest.approx(SMALLEST_IN_ERRORS * 0.025), "one answer of 40 is noise"
-
-
-def test_without_the_base_or_any_source_there_is_no_distance() -> None:
-    for scores in ({"math": measured(0.5, 0.5)}, {"base": measured(0.5, 0.5)}):
-        with pytest.raises(RunError, match=r"score\.normalize"):
-            measured_gaps(FAMILY, OBJECTIVE, Told(scores))
 
 
 def test_a_normalised_objective_differs_by_a_constant_of_each_task() -> None:

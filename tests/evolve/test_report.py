@@ -456,7 +456,7 @@ def test_the_front_and_its_hypervolume() -> None:
 
 def test_what_was_normalised_by_is_said() -> None:
     told = verdict() | {"gaps": {"sums": 0.25, "colours": 0.5}}
-    assert "errors of that way where they are more: sums 0.25, colours 0.5" in report_text(facts(verdict=told))
+    assert "errors where these are more: sums 0.25, colours 0.5" in report_text(facts(verdict=told))
 
 
 def test_a_search_that_ended_early_says_why() -> None:
