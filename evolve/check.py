@@ -5,11 +5,14 @@ from __future__ import annotations
 from contextlib import ExitStack
 from pathlib import Path
 
-from evolve.baselines import model_recipes
+from evolve.baselines import model_recipes, opening_merges
 from evolve.config import load_config
+from evolve.course import climbs, draws_of, search_documents
+from evolve.descent import most_charged
 from evolve.errors import ModelError
 from evolve.evaluator import Evaluator
 from evolve.preflight import Findings, check_weights, preflight
+from evolve.setting import Setting
 from evolve.start import local_device
 from evolve.trial import Failure, Job
 
@@ -33,19 +36,42 @@ def check(path: Path, timed: bool, threads: int | None = None) -> None:
         print(f"workers: {workers.text}, up to {workers.memory / 2**30:.1f} GiB each")
     if timed:
         computing = findings.workers.threads if findings.workers else 1
-        print(f"time: {time_of_candidate(findings, computing)}")
+        print(f"time: {time_of_run(findings, seconds_of_candidate(findings, computing))}")
     print("all is well")
 
 
-def time_of_candidate(findings: Findings, threads: int) -> str:
-    """Scores the base on the search documents, which is what a candidate costs beside its merge."""
+def seconds_of_candidate(findings: Findings, threads: int) -> float:
+    """Scores the base on what a candidate is scored on, which is what it costs beside its merge."""
     config = findings.setting.config
     recipe = model_recipes(findings.setting.family)["base"]
     evaluator = Evaluator(config, device=local_device(), threads=threads)
-    evaluation = evaluator.evaluate(Job(key=recipe.digest, documents="search", recipe=recipe))
+    evaluation = evaluator.evaluate(Job(recipe.digest, "search", recipe, only=draws_of(findings.setting).chunks(0)[-1]))
     if isinstance(evaluation.outcome, Failure):
         raise ModelError(f"models.base ({config.models.base}): cannot be scored: {evaluation.outcome.message}")
-    seconds = sum(evaluation.seconds[phase] for phase in ("merge", "forward", "other"))
-    count = findings.workers.count if findings.workers else 1
-    hours = seconds * config.search.trials / count / 3600
-    return f"{seconds:.1f} s a candidate (merge not counted), about {hours:.1f} h for {config.search.trials} candidates"
+    return sum(evaluation.seconds[phase] for phase in ("merge", "forward", "other"))
+
+
+def time_of_run(findings: Findings, seconds: float) -> str:
+    """What a run takes whose candidates take so many seconds and all race to the end, by the documents of each part."""
+    setting, search = findings.setting, findings.setting.config.search
+    count, size = findings.workers.count if findings.workers else 1, draws_of(setting).size
+    each = seconds / size
+    told = [f"{amount(each * size * search.trials / count)} for {search.trials} candidates"]
+    if climbs(setting):  # step after step, on one worker
+        told.append(f"{amount(each * most_charged(search_documents(setting)))} for gradients")
+    told.append(f"{amount(each * documents_of_end(setting) / count)} for finalists and the report")
+    return f"{seconds:.1f} s a candidate ({size} documents, merge not counted); at most about {', '.join(told)}"
+
+
+def documents_of_end(setting: Setting) -> int:
+    """Documents that are scored in the end if no finalist stops early, simplification not counted."""
+    plain = len(model_recipes(setting.family)) + len(opening_merges(setting.space))
+    sets = setting.prepared.documents.values()
+    selection, report = sum(len(each.selection) for each in sets), sum(len(each.report) for each in sets)
+    return (setting.config.search.finalists + plain) * selection + (1 + plain) * report
+
+
+def amount(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -75,10 +75,9 @@ def draws_of(setting: Setting) -> Draws:
 
 
 def climb_of(setting: Setting, study: Study, log: Log) -> Climb | None:
-    """How the search climbs by gradients, where that is asked for and every method of the space has them."""
+    """How the search climbs by gradients, where it does."""
     space = setting.space
-    able = all(METHODS[name].differentiable for name in space.spec.methods) and any(map(has_slope, space.genes))
-    if not setting.config.search.gradients or not able or space.spec.order:
+    if not climbs(setting):
         return None
 
     def climb(start: Point, remember: Remember) -> Descent:
@@ -100,6 +99,13 @@ def climb_of(setting: Setting, study: Study, log: Log) -> Climb | None:
         return found
 
     return climb
+
+
+def climbs(setting: Setting) -> bool:
+    """Whether the search climbs by gradients: where that is asked for and every method of the space has them."""
+    space = setting.space
+    able = all(METHODS[name].differentiable for name in space.spec.methods) and any(map(has_slope, space.genes))
+    return setting.config.search.gradients and able and not space.spec.order
 
 
 def climbed_by(objective: Objective) -> str:

@@ -183,6 +183,11 @@ def charge(batch: Ids) -> int:
     return math.ceil(RATIO * sum(map(len, batch.values())))
 
 
+def most_charged(documents: Ids, settings: Settings = DEFAULTS) -> int:
+    """What a climb costs if it makes all its steps, in scored documents."""
+    return sum(map(charge, batches(documents, replace(settings, most=steps_of(documents, settings)), 0)))
+
+
 def batches(documents: Ids, settings: Settings, seed: int) -> list[dict[str, tuple[int, ...]]]:
     """The documents of every step: of each task about `batch` that were not taken yet, until all were; then anew.
 

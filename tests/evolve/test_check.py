@@ -11,7 +11,7 @@ import pytest
 from evolve import check, evaluator, start
 from evolve.config import SearchConfig
 from evolve.setting import Setting
-from evolve.trial import Evaluation
+from evolve.trial import Evaluation, Job
 from evolve.workers import Workers
 
 MODELS = Path(__file__).parents[2] / "tasks" / "demo" / "models"
@@ -20,12 +20,14 @@ MODELS = Path(__file__).parents[2] / "tasks" / "demo" / "models"
 @pytest.mark.parametrize(("gpu", "device"), [(True, "cuda"), (False, "cpu")])
 def test_check_and_run_use_one_device(monkeypatch: pytest.MonkeyPatch, gpu: bool, device: str) -> None:
     devices: list[str] = []
+    jobs: list[Job] = []
 
     class Instead:
         def __init__(self, config: SearchConfig, *, device: str, threads: int) -> None:
             devices.append(device)
 
-        def evaluate(self, job: Any) -> Evaluation:
+        def evaluate(self, job: Job) -> Evaluation:
+            jobs.append(job)
             seconds = {"merge": 1.0, "forward": 2.0, "other": 3.0}
             return Evaluation(SimpleNamespace(), seconds)  # type: ignore[arg-type]
 
@@ -33,13 +35,30 @@ def test_check_and_run_use_one_device(monkeypatch: pytest.MonkeyPatch, gpu: bool
         {
             "name": "run",
             "models": {"base": str(MODELS / "base"), "sources": [str(MODELS / "sort")]},
-            "score": {"tasks": [{"task": "t", "metric": "acc"}]},
+            "score": {
+                "tasks": [{"task": "demo_sort", "metric": "exact_match"}],
+                "include": [str(MODELS.parent)],
+                "documents": {"search": 60, "selection": 40, "report": 50},
+            },
+            "search": {"trials": 100, "sample": 12, "finalists": 3},
         }
     )
     findings: Any = SimpleNamespace(setting=Setting(config), workers=Workers(1, 2, float(gpu), 0))
     monkeypatch.setattr("torch.cuda.is_available", lambda: gpu)
     for module in (check, evaluator):
         monkeypatch.setattr(module, "Evaluator", Instead)
-    assert check.time_of_candidate(findings, 2).startswith("6.0 s a candidate")
+    seconds = check.seconds_of_candidate(findings, 2)
+    assert seconds == 6.0
+    assert {task: len(ids) for task, ids in (jobs[0].only or {}).items()} == {"demo_sort": 12}
+    # Half a second a document: 100 candidates of 12; up to 18 steps through 60 documents at 4.5 times as much; the end.
+    plain = check.documents_of_end(findings.setting) - 3 * 40 - 50
+    assert plain % 90 == 0
+    assert plain >= 6 * 90
+    told = check.time_of_run(findings, seconds)
+    assert told.startswith(
+        "6.0 s a candidate (12 documents, merge not counted); at most about 10 min for 100 candidates, "
+    )
+    assert "6 min for gradients" in told
+    assert told.endswith(f"{(plain + 170) / 120:.0f} min for finalists and the report")
     start.LazyExecutor(config, findings, lambda _: None)._start()
     assert devices == [device, device]
