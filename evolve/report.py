@@ -234,8 +234,9 @@ def worth_lines(verdict: dict[str, Any], figures: Figures) -> list[str]:
     numbers = [f"{value:+.4f}" if not plain else figures.gap(value) for value in (worth["lead"], worth["gain"])]
     error = figures.metric(worth["error"]) if plain else f"{worth['error']:.4f}"
     ended = f"; a gain of {numbers[1]} was unlikely twice in a row, so the search ended early" if worth["ended"] else ""
+    often = "once" if worth["asked"] == 1 else f"{worth['asked']} times"
     return [
-        f"- asked {worth['asked']} times, on {worth['documents']} selection documents, whether it had found more than "
+        f"- asked {often}, on {worth['documents']} selection documents, whether it had found more than "
         f"it began with: {numbers[0]} ± {error} the last time{ended}"
     ]
 
