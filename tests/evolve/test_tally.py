@@ -32,7 +32,7 @@ def test_every_stage_has_its_documents() -> None:
     trials = [
         Trial(n, n // 2, (0.5,), "d", 0.5, documents=32, origin="search" if n else "start: base") for n in range(6)
     ]
-    events = [{"kind": "slopes"}] * 3 + [{"kind": "worth", "documents": 80}, {"kind": "start"}]
+    events: list[dict[str, Any]] = [{"kind": "slopes"}] * 3 + [{"kind": "worth", "documents": 80}, {"kind": "start"}]
     winner = Finalist("trial 1", RECIPE, 0.5, documents=80)
     simple = Finalist("trial 1, simplified", RECIPE, None, documents=80, of="trial 1")
     selection = Selection((simple, winner), (Finalist("trial 2", RECIPE, 0.4, documents=16),), {})
