@@ -280,16 +280,16 @@ def test_an_objective_that_is_not_finite_is_a_failure(folder: Make, value: float
     place = folder("run")
     values = {task: {"acc,none": {0: value, 1: 1.0, **dict.fromkeys(range(2, DOCUMENTS), 0.0)}} for task in WEIGHTS}
     with pytest.raises(RunError, match="not finite"):
-        start(place, "cma", Workers(lambda _: Score(values, {})), trials=4)
-    assert [trial.value for trial in Ledger(f"sqlite:///{place / 'study.db'}", "run").trials()] == [None] * 4
+        start(place, "cma", Workers(lambda _: Score(values, {})), trials=5)
+    assert [trial.value for trial in Ledger(f"sqlite:///{place / 'study.db'}", "run").trials()] == [None] * 5
 
 
 def test_all_of_the_first_generation_failed(folder: Make) -> None:
     place = folder("run")
     for _ in range(2):  # also when it is started again
-        with pytest.raises(RunError, match=r"all of the first 4 candidates failed \(memory: does not fit\)"):
+        with pytest.raises(RunError, match=r"all of the first 5 candidates failed \(memory: does not fit\)"):
             start(place, "cma", Workers(lambda _: Failure("memory", "does not fit")), trials=30)
-    assert len(Ledger(f"sqlite:///{place / 'study.db'}", "run").trials()) == 4
+    assert len(Ledger(f"sqlite:///{place / 'study.db'}", "run").trials()) == 5
 
 
 def test_a_later_generation_may_fail_whole(folder: Make) -> None:
@@ -298,10 +298,10 @@ def test_a_later_generation_may_fail_whole(folder: Make) -> None:
     def weary(recipe: Recipe) -> Outcome:
         nonlocal count
         count += 1
-        return judge(recipe) if count <= 4 else Failure("memory", "no more")
+        return judge(recipe) if count <= 5 else Failure("memory", "no more")
 
     found = start(folder("run"), "cma", Workers(weary), trials=30)
-    assert [trial.failure is None for trial in found] == [True] * 4 + [False] * 26
+    assert [trial.failure is None for trial in found] == [True] * 5 + [False] * 25
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
@@ -367,7 +367,7 @@ def test_recorded_points_of_another_machine_are_kept_and_said(folder: Make) -> N
     watcher = Silent()
     found = start(place, "cma", Workers(), trials=14, seed=1, watcher=watcher)
     assert found[:9] == other
-    assert watcher.replays == [(9, 0), (9, 5)]
+    assert watcher.replays == [(9, 0), (9, 4)]
     assert timeless(start(place, "cma", Workers(), trials=14, seed=1)) == timeless(found)
 
 
