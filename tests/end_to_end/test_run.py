@@ -72,7 +72,7 @@ def test_a_run_leaves_everything_and_the_report_is_true(finished: Path, tmp_path
 
     anew = evolve("report", finished, "--weights", "demo_pick=3", "--objective", "metric=1,loglikelihood=0.1", "--all")
     assert anew.returncode == 0, anew.stderr
-    assert len([line for line in anew.stdout.splitlines() if re.search(r" \([+-]0\.\d+ to ", line)]) == len(
+    assert len([line for line in anew.stdout.splitlines() if re.search(r" \([+-]\d+\.\d+ to ", line)]) == len(
         {trial["digest"] for trial in trials_of(finished)}
     )
     assert ", the winner" in anew.stdout
