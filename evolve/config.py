@@ -169,16 +169,21 @@ class SearchConfig(Section):
         return Path(self.run.output) / self.name
 
 
-def load_config(path: Path) -> SearchConfig:
-    """The validated search.yaml at `path`. Raises ConfigError that lists all problems, one a line."""
+def read_yaml(path: Path, what: str) -> Any:
+    """What stands in a YAML file. Raises ConfigError; `what`: it should have been, as in "give the path of a ..."."""
     try:
-        data = load_yaml(path.read_text(encoding="utf-8"))
+        return load_yaml(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise ConfigError(f"{path}: there is no such file; give the path of a search.yaml") from None
+        raise ConfigError(f"{path}: there is no such file; give the path of a {what}") from None
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: cannot be read ({error}); give the path of a search.yaml") from None
+        raise ConfigError(f"{path}: cannot be read ({error}); give the path of a {what}") from None
     except yaml.YAMLError as error:
         raise ConfigError(f"{path}: is not valid YAML: {' '.join(str(error).split())}") from None
+
+
+def load_config(path: Path) -> SearchConfig:
+    """The validated search.yaml at `path`. Raises ConfigError that lists all problems, one a line."""
+    data = read_yaml(path, "search.yaml")
     if not isinstance(data, dict):
         raise ConfigError(f"{path}: holds {type(data).__name__}, not keys and values; see `evolve show config`")
     try:

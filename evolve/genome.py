@@ -9,12 +9,11 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from engine.entries import ModelName
 from engine.lookup import nearest
-from engine.strict_yaml import load_yaml
+from evolve.config import read_yaml
 from evolve.errors import ConfigError
 
 
@@ -60,14 +59,7 @@ class Genetic(Part):
 
 def read_genetic(path: Path) -> tuple[Genetic, list[str]]:
     """The configuration, and a line for each key that mergekit-evolve ignores. Raises ConfigError, a problem a line."""
-    try:
-        data = load_yaml(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ConfigError(f"{path}: there is no such file; give the path of a mergekit-evolve configuration") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: cannot be read ({error}); give a mergekit-evolve configuration") from None
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path}: is not valid YAML: {' '.join(str(error).split())}") from None
+    data = read_yaml(path, "mergekit-evolve configuration")
     if not isinstance(data, dict) or not isinstance(data.get("genome"), dict):
         raise ConfigError(f"{path}: has no section `genome`; give a mergekit-evolve configuration")
     try:

@@ -184,26 +184,20 @@ def nsga2(problem: Problem) -> Optimizer:
     """NSGA-II (Deb et al. 2002)."""
     import optuna
 
-    return SamplerOptimizer(
-        problem,
-        lambda seed: optuna.samplers.NSGAIISampler(
-            seed=seed, population_size=problem.population, constraints_func=constraints(problem)
-        ),
-        first=tied_normal,
-    )
+    return genetic(problem, optuna.samplers.NSGAIISampler)
 
 
 def nsga3(problem: Problem) -> Optimizer:
     """NSGA-III (Deb and Jain 2014)."""
     import optuna
 
-    return SamplerOptimizer(
-        problem,
-        lambda seed: optuna.samplers.NSGAIIISampler(
-            seed=seed, population_size=problem.population, constraints_func=constraints(problem)
-        ),
-        first=tied_normal,
-    )
+    return genetic(problem, optuna.samplers.NSGAIIISampler)
+
+
+def genetic(problem: Problem, sampler: Callable[..., Any]) -> Optimizer:
+    """One of Optuna's genetic algorithms, whose population is the generation."""
+    settings = {"population_size": problem.population, "constraints_func": constraints(problem)}
+    return SamplerOptimizer(problem, lambda seed: sampler(seed=seed, **settings), first=tied_normal)
 
 
 def random(problem: Problem) -> Optimizer:
