@@ -13,13 +13,15 @@ softmax in float32) are from stock lm-eval's in float32, and how many of the lik
 A log-likelihood is a sum over the answer's tokens, of which a rolling one has thousands; differences are given of the
 sum and of the mean. `--exact` runs stock lm-eval in float64 too: how far from that are both in float32?
 
-Leaves agreement-NAME.json and .md, and exits with 1 where float32 disagrees.
+Leaves agreement-NAME.json and .md, and exits with 1 where float32 disagrees. `--modes "5-shot, chat"` asks in that mode
+alone and keeps what those files say of the others, so that a long run can be spread.
 """
 
 from __future__ import annotations
 
 import argparse
 import gc
+import json
 import statistics
 import sys
 import tempfile
@@ -43,6 +45,22 @@ NEAR = 1e-4  # natural logarithms
 def modes(tokenizer: Any, demo: bool) -> list[Prompting]:
     chats = [False, True] if tokenizer.chat_template and not demo else [False]
     return [Prompting(shots, chat) for chat in chats for shots in ((0,) if demo else (0, 5))]
+
+
+def asked_modes(tokenizer: Any, given: argparse.Namespace) -> list[Prompting]:
+    known = modes(tokenizer, given.demo)
+    if unknown := set(given.modes or ()) - {*map(str, known)}:
+        raise SystemExit(f"--modes {unknown.pop()!r}: not one of {', '.join(map(repr, map(str, known)))}")
+    return [mode for mode in known if not given.modes or str(mode) in given.modes]
+
+
+def standing(given: argparse.Namespace, table: str) -> list[dict[str, Any]]:
+    """The rows of modes that are not asked again."""
+    if not given.modes or not (ROOT / "results" / "scoring" / f"{table}.json").exists():
+        return []
+    raw = json.loads((ROOT / "results" / "scoring" / f"{table}.json").read_text())["raw"]
+    rows = raw["float32"] if isinstance(raw, dict) else raw
+    return [row for row in rows if row["mode"] not in given.modes]
 
 
 def distances(one: Answers, two: Answers, sizes: Answers) -> list[tuple[float, float]]:
@@ -152,7 +170,7 @@ def rounded(mode: Prompting, exact: Scored, sizes: Scored, versions: Mapping[str
 
 def runs(given: argparse.Namespace, folders: Sequence[Path], tokenizer: Any) -> Iterator[tuple[list[Any], list[Any]]]:
     """Rows of both tables, mode by mode."""
-    for mode in modes(tokenizer, given.demo):
+    for mode in asked_modes(tokenizer, given):
         exact: Scored = {}
         sizes: Scored = {}
         versions: dict[str, Scored] = {"ours": {}, "stock": {}, "stock, float32 softmax": {}}
@@ -195,6 +213,7 @@ def main() -> int:
     parser.add_argument("tasks", type=Path, nargs="*", help="folders of task files")
     parser.add_argument("--demo", action="store_true", help="the demo's tasks, 0-shot")
     parser.add_argument("--only", dest="tasks_named", nargs="*", help="these tasks alone")
+    parser.add_argument("--modes", nargs="*", help="these modes alone; what stands of the others is kept")
     parser.add_argument("--documents", type=int, default=12, help="of each task")
     parser.add_argument("--exact", action="store_true", help="stock lm-eval in float64 too")
     parser.add_argument("--batch-tokens", type=int, default=2048)
@@ -206,8 +225,8 @@ def main() -> int:
         torch.set_num_threads(given.threads)
     stock.quiet()
     tokenizer = tokenizer_of(given.model)
-    rows: list[dict[str, Any]] = []
-    bfloat16: list[dict[str, Any]] = []
+    rows = standing(given, f"agreement-{given.name}")
+    bfloat16 = standing(given, f"agreement-{given.name}-bfloat16")
     with tempfile.TemporaryDirectory() as scratch:
         folders = [ROOT / "tasks" / "demo"] if given.demo else [made(Path(scratch), documents=given.documents)]
         for first, second in runs(given, [*folders, *given.tasks], tokenizer):
