@@ -8,6 +8,7 @@ when it is drawn as the model would have it: of choices the right one's share, o
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
@@ -31,7 +32,6 @@ from tasks.spec import SetName
 Gathering = Callable[[], AbstractContextManager[None]]
 HELD = 4  # times as much as in scoring is held of a token on its way forward and back
 PASS = 512  # tokens of padding that a pass is worth: each hands back a gradient of every weight
-LEAST = 1e-9  # of a request's factor, below which nothing is lost without it
 
 
 class Slope:
@@ -73,21 +73,26 @@ class Slope:
         questions = self._questions(which, only)
         if not questions:
             raise TaskError("no task has right answers that could be made likelier; search without slopes")
+        asked = Asked(questions, document_weights(questions, self._objective.weights), self._forward.device)
         requests = [request for question in questions for request in question.requests]
-        asked = self._planned(requests, share=True).ask(self._forward, self._allowance)
-        totals = [each.total for each in asked]
-        value, factors, place = 0.0, [], 0
-        for question, weight in zip(questions, document_weights(questions, self._objective.weights), strict=True):
-            own = totals[place : place + len(question.requests)]
-            if not all(map(math.isfinite, own)):
-                raise not_finite(question.task, question.document, "log-probability of an answer")
-            utility, slopes = question.value(own)
-            value += weight * utility
-            factors += [weight * slope for slope in slopes]
-            place += len(own)
-        taken = [place for place, factor in enumerate(factors) if abs(factor) > LEAST]
-        self._backward([requests[place] for place in taken], [factors[place] for place in taken], gathering)
-        return value, len(questions)
+        together, apart = (self._planned(requests, share=share, worth=PASS) for share in (True, False))
+        answers = apart.blank(self._forward)
+
+        def work(tokens: int) -> None:
+            missing = apart.missing(answers)
+            batches = together.batches(missing, tokens, self._forward)
+            if any(batch.trunk or batch.kept for batch in batches):  # graphs of several passes would hang together
+                batches = apart.batches(missing, tokens, self._forward)
+            for number in asked.split(batches):
+                own = self._planned(questions[number].requests, share=True)
+                asked.learn(number, [each.total for each in own.ask(self._forward, self._allowance)])
+            for batch in batches:
+                with gathering():
+                    asked.climbed(batch, self._logprob(batch)).backward()  # type: ignore[no-untyped-call]
+                answers.there[batch.place] = True
+
+        self._allowance.within(work)
+        return asked.value, len(questions)
 
     def _questions(self, which: SetName, only: Mapping[str, Collection[int]] | None) -> list[Question]:
         goals = {goal.task: goal for goal in self._objective.goals if goal.weight > 0}
@@ -104,29 +109,6 @@ class Slope:
         share = share and self._share
         return Likelihoods(requests, max_length=self._max_length, share=share, reach=self._reach, worth=worth)
 
-    def _backward(self, requests: Sequence[Encoded], factors: Sequence[float], gathering: Gathering) -> None:
-        """Send backward the gradient of the sum of the requests' log-likelihoods by these factors."""
-        together, apart = (self._planned(requests, share=share, worth=PASS) for share in (True, False))
-        answers = apart.blank(self._forward)
-        by_place = torch.tensor(
-            [factor for factor, (_, asked) in zip(factors, requests, strict=True) for _ in asked],
-            device=self._forward.device,
-        )
-
-        def work(tokens: int) -> None:
-            missing = apart.missing(answers)
-            batches = together.batches(missing, tokens, self._forward)
-            if any(batch.trunk or batch.kept for batch in batches):  # graphs of several passes would hang together
-                batches = apart.batches(missing, tokens, self._forward)
-            for batch in batches:
-                with gathering():
-                    loss = (self._logprob(batch) * by_place[batch.place]).sum()
-                    loss.backward()  # type: ignore[no-untyped-call]
-                answers.there[batch.place] = True
-
-        if requests:
-            self._allowance.within(work)
-
     def _logprob(self, batch: Batch) -> torch.Tensor:
         """By wanted answer, the log-probability of its token in float32, with what leads back from it.
 
@@ -140,6 +122,55 @@ class Slope:
         logits = logits if narrowed else logits[batch.hidden]
         chosen: torch.Tensor = torch.log_softmax(logits, dim=-1, dtype=torch.float32)[batch.of, batch.token]
         return chosen
+
+
+class Asked:
+    """What the answers to questions add up to. `weights`: of the questions.
+
+    Requests are numbered through all questions, and so are the tokens of their answers (`Batch.place`).
+    """
+
+    def __init__(self, questions: Sequence[Question], weights: Sequence[float], device: torch.device) -> None:
+        self._questions, self._weights = questions, weights
+        sizes = [[len(answer) for _, answer in question.requests] for question in questions]
+        self._sizes = [torch.tensor(own) for own in sizes]
+        counts = torch.tensor([sum(own) for own in sizes])
+        self._first = (counts.cumsum(0) - counts).tolist()
+        self._question = torch.arange(len(questions)).repeat_interleave(counts)
+        self._factors = torch.zeros(len(self._question), device=device)  # derivatives of the value by log-probabilities
+        self._values: dict[int, float] = {}
+
+    @property
+    def value(self) -> float:
+        return math.fsum(self._values.values())
+
+    def split(self, batches: Sequence[Batch]) -> list[int]:
+        """The questions that several batches answer, of which nothing is known yet: their derivatives have to be known
+        before the first of these goes backward."""
+        there = [set(self._question[batch.place.cpu()].tolist()) for batch in batches]
+        counts = Counter(number for own in there for number in own)
+        return [number for number, count in counts.items() if count > 1 and number not in self._values]
+
+    def learn(self, number: int, totals: Sequence[float]) -> None:
+        """Take the log-likelihoods of a question's requests. Raises NotFinite."""
+        question, weight = self._questions[number], self._weights[number]
+        if not all(map(math.isfinite, totals)):
+            raise not_finite(question.task, question.document, "log-probability of an answer")
+        value, slopes = question.value(totals)
+        self._values[number] = weight * value
+        own = torch.tensor(slopes, dtype=torch.float32).repeat_interleave(self._sizes[number]) * weight
+        self._factors[self._first[number] : self._first[number] + len(own)] = own
+
+    def climbed(self, batch: Batch, logprob: torch.Tensor) -> torch.Tensor:
+        """What has the gradient that the batch adds to the value's. `logprob`: by answer of the batch."""
+        found = torch.zeros(len(self._question), dtype=torch.float64)
+        found[batch.place.cpu()] = logprob.detach().double().cpu()
+        for number in dict.fromkeys(self._question[batch.place.cpu()].tolist()):
+            if number not in self._values:
+                first, sizes = self._first[number], self._sizes[number]
+                parts = torch.split(found[first : first + int(sizes.sum())], sizes.tolist())
+                self.learn(number, [float(part.sum()) for part in parts])
+        return (logprob * self._factors[batch.place]).sum()
 
 
 def document_weights(questions: Sequence[Question], tasks: Mapping[str, float]) -> list[float]:

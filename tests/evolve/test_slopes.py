@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import yaml
 
 from engine.derivative import derivative
 from engine.recipe import Recipe
@@ -15,7 +18,10 @@ from evolve import slopes
 from evolve.config import SearchConfig
 from evolve.evaluator import Evaluator
 from evolve.trial import Failure, Job, Slopes
+from tasks.batch import Batch
 from tasks.memory import Allowance
+from tasks.slope import Asked
+from tasks.spec import SMALLEST
 
 DEMO = Path(__file__).parents[2] / "tasks" / "demo"
 BASE, REVERSE, SORT = (str(DEMO / "models" / name) for name in ("base", "reverse", "sort"))
@@ -191,6 +197,45 @@ def test_smaller_passes_give_the_same(evaluator: Evaluator, monkeypatch: pytest.
     assert next(count) > 70
     assert again.value == pytest.approx(whole.value, abs=1e-6)
     assert of_mlp(again, 0) == pytest.approx(of_mlp(whole, 0), rel=1e-4)
+
+
+def test_choices_in_several_passes_give_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a right choice counts depends on the others, which are then asked beforehand."""
+    documents = [
+        {"prompt": f"p:{a}{b}=", "choices": [a * 20, b * 20, a * 10 + b * 10]}
+        for a, b in ("ab", "cd", "ef", "gh", "ij", "kl")
+    ]
+    data = tmp_path / "long_choices.jsonl"
+    data.write_text("\n".join(json.dumps(each) for each in documents))
+    task = {
+        "task": "long_choices",
+        "dataset_path": "json",
+        "dataset_kwargs": {"data_files": {"test": str(data)}},
+        "test_split": "test",
+        "output_type": "multiple_choice",
+        "doc_to_text": "{{prompt}}",
+        "doc_to_target": "0",
+        "doc_to_choice": "{{choices}}",
+        "target_delimiter": "",
+        "metric_list": [{"metric": "acc", "aggregation": "mean", "higher_is_better": True}],
+    }
+    (tmp_path / "long_choices.yaml").write_text(yaml.safe_dump(task))
+    split: list[int] = []
+    original = Asked.split
+
+    def watched(self: Asked, batches: Sequence[Batch]) -> list[int]:
+        split.extend(found := original(self, batches))
+        return found
+
+    monkeypatch.setattr(Asked, "split", watched)
+    own = {"tasks": [{"task": "long_choices", "metric": "acc"}], "include": [str(tmp_path)]}
+    own["documents"] = {"search": 2, "selection": 2, "report": 2}
+    whole, narrow = (
+        found(Evaluator(config(**own, batch_tokens=tokens)), recipe("task_arithmetic")) for tokens in (4096, SMALLEST)
+    )
+    assert sorted(split) == [0, 1]
+    assert narrow.value == pytest.approx(whole.value, abs=1e-6)
+    assert of_mlp(narrow, 0) == pytest.approx(of_mlp(whole, 0), rel=1e-4)
 
 
 @pytest.fixture
