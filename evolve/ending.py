@@ -21,7 +21,7 @@ from evolve.config import SearchConfig
 from evolve.course import draws_of
 from evolve.draws import Draws, Only
 from evolve.executor import Executor
-from evolve.finalists import Floors, Selection, choose_finalists, opening_recipes, select
+from evolve.finalists import Floors, choose_finalists, opening_recipes
 from evolve.front import Front, assembled, file_of, front_csv, front_data, front_of, spread_out
 from evolve.importance import influences, recorded_gradients
 from evolve.lease import Lease
@@ -29,6 +29,7 @@ from evolve.ledger import Ledger
 from evolve.levels import LEVEL
 from evolve.opening import START
 from evolve.progress import ProgressLog
+from evolve.selection import Selection, select
 from evolve.setting import Setting
 from evolve.simplify import Step, as_events, simplify
 from evolve.study import recipe_of

@@ -1,34 +1,27 @@
-"""Who meets on the selection documents, and who wins there.
-
-Finalists are the best few of the search, what the optimizer believes in, and the baselines of the opening, so that the
-winner is never worse than the best of these on the selection documents. They are scored in chunks of the same documents
-in the same order; who is clearly worse than the leader stops early, so that the documents go to those that are close.
-"""
+"""Who meets on the selection documents: the best few of the search, what the optimizer believes in, where gradients
+led, and the baselines of the opening, so that the winner is never worse than the best of these there."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from engine.recipe import Recipe
-from evolve.draws import Only
 from evolve.errors import RunError
-from evolve.executor import Executor
 from evolve.floors import violation
 from evolve.levels import ONE_SIDED
 from evolve.loop import GRADIENT
 from evolve.opening import START
 from evolve.statistics import clearly_below
 from evolve.study import recipe_of, value_of
-from evolve.trial import Failure, Job, Point, Trial
+from evolve.trial import Point, Trial
 from search_spaces.space import SearchSpace
-from tasks.objective import Measures, Objective, Utilities
-from tasks.score import Score
+from tasks.objective import Objective, Utilities
 
 NO_ANSWERS: Mapping[str, Utilities] = {}
-Kind = Literal["found", "mean", "start"]
+Kind = Literal["found", "mean", "climbed", "start"]
 Floors = Mapping[str, float]
 
 
@@ -38,8 +31,8 @@ class Finalist:
 
     `search` and `selection` are values of the objective, `error` the standard error of the first; `metrics`: set ->
     task -> metric as lm-eval prints it; `documents`: those of the selection set that it was scored on; `violation`: by
-    how much it misses floors on them; `kind`: found by the search, the optimizer's mean, or of the opening; `of`: the
-    finalist that it was simplified from.
+    how much it misses floors on them; `kind`: found by the search, the optimizer's mean, where gradients led, or of the
+    opening; `of`: the finalist that it was simplified from.
     """
 
     name: str
@@ -52,22 +45,6 @@ class Finalist:
     documents: int = 0
     violation: float = 0.0
     of: str = ""
-
-
-@dataclass(frozen=True)
-class Selection:
-    """`ranked`: those with all selection documents, the winner first; `dropped`: those that stopped early, with the
-    scores they had; `measures`: by name, of the ranked."""
-
-    ranked: tuple[Finalist, ...]
-    dropped: tuple[Finalist, ...]
-    measures: Mapping[str, Measures]
-
-    @property
-    def best_start(self) -> Finalist | None:
-        """The strongest baseline that keeps the floors, by the documents that it was scored on."""
-        starts = [each for each in (*self.ranked, *self.dropped) if each.kind == "start" and not each.violation]
-        return max(starts, key=lambda each: each.selection, default=None)
 
 
 def choose_finalists(
@@ -161,119 +138,16 @@ def name_of(trial: Trial) -> str:
     return trial.origin.removeprefix(START) if trial.origin.startswith(START) else f"trial {trial.id}"
 
 
+def kind_of(trial: Trial) -> Kind:
+    return "start" if trial.origin.startswith(START) else "climbed" if trial.origin == GRADIENT else "found"
+
+
 def finalist_of(trial: Trial, space: SearchSpace, objective: Objective) -> Finalist:
     return Finalist(
         name_of(trial),
         recipe_of(trial, space),
         decided_value(trial, objective),
         metrics={"search": trial.tasks},
-        kind="start" if trial.origin.startswith(START) else "found",
+        kind=kind_of(trial),
         error=trial.standard_error,
     )
-
-
-def select(
-    finalists: Sequence[Finalist],
-    objective: Objective,
-    executor: Executor,
-    done: Callable[[str], None],
-    *,
-    chunks: Sequence[Only | None] = (None,),
-    floors: Floors | None = None,
-    base: str = "",
-    kept: Iterable[str] = (),
-) -> Selection:
-    """Score the finalists on the selection documents; those that keep the floors rank before those that miss one.
-
-    `chunks`: what has been scored after each look, the last one everything; None: everything. After each but the last,
-    those stop that are below the leader by `ONE_SIDED` standard errors of their paired difference; never the base, nor
-    those with a digest in `kept`. With floors nobody stops early: who keeps them on a few documents may do so by luck,
-    and would lead. Raises RunError where none could be scored, or not the base where floors need it.
-    """
-    alive, dropped, measures = list(finalists), list[Finalist](), dict[str, Measures]()
-    safe = {base, *kept}
-    chunks = chunks[-1:] if floors else chunks
-    for place, chunk in enumerate(chunks):
-        last = place == len(chunks) - 1
-        jobs = {
-            f.name: Job(key=f.recipe.digest, documents="selection", recipe=f.recipe, only=None if last else chunk)
-            for f in alive
-        }
-        scores = scored(jobs, objective, executor, done if last else said(done))
-        measures = {name: score.measures for name, score in scores.items()}
-        alive = ranked(alive, measures, objective, floors or {}, base)
-        if not last:
-            losers = [each for each in alive[1:] if each.recipe.digest not in safe]
-            losers = [each for each in losers if worse(each, alive[0], measures, objective)]
-            dropped += losers
-            alive = [each for each in alive if each not in losers]
-            for each in losers:
-                done(f"{each.name} is clearly worse")
-    return Selection(tuple(alive), tuple(dropped), {each.name: measures[each.name] for each in alive})
-
-
-def worse(one: Finalist, leader: Finalist, measures: Mapping[str, Measures], objective: Objective) -> bool:
-    ours, theirs = (objective.utilities(measures[each.name]) for each in (one, leader))
-    return clearly_below(ours, theirs, objective.weights, ONE_SIDED)
-
-
-def ranked(
-    finalists: Sequence[Finalist],
-    measures: Mapping[str, Measures],
-    objective: Objective,
-    floors: Floors,
-    base: str,
-) -> list[Finalist]:
-    """Those with a finite value, the best first, with what these documents say of them."""
-    metrics = {name: objective.metrics(each) for name, each in measures.items()}
-    standard = next((metrics.get(each.name) for each in finalists if each.recipe.digest == base), None)
-    if floors and standard is None:
-        raise RunError(
-            "score.tasks[].floor: the base, which floors are counted from, could not be scored on the selection "
-            "documents (the line above says why); if running again does not help, search under another name without "
-            "floors, or with another models.base"
-        )
-
-    def told(each: Finalist) -> Finalist:
-        missed = 0.0
-        if floors and standard is not None:
-            missed = violation(objective.oriented(metrics[each.name]), objective.oriented(standard), floors)
-        return replace(
-            each,
-            selection=objective.value(measures[each.name]),
-            metrics={**each.metrics, "selection": metrics[each.name]},
-            documents=sum(map(len, objective.utilities(measures[each.name]).values())),
-            violation=missed,
-        )
-
-    found = [told(each) for each in finalists if each.name in measures]
-    found = [each for each in found if math.isfinite(each.selection)]
-    if not found:
-        raise RunError("the finalists: none could be scored on the selection documents; run the same command again")
-    return sorted(found, key=lambda each: (each.violation, -each.selection))
-
-
-def said(done: Callable[[str], None]) -> Callable[[str], None]:
-    """Tells of failures only: a look is no step of its own."""
-    return lambda text: done(text) if " failed (" in text else None
-
-
-def scored(
-    jobs: Mapping[str, Job], objective: Objective, executor: Executor, done: Callable[[str], None]
-) -> dict[str, Score]:
-    """The scores by name. Names with the same job share one; one that fails, or is not finite, is said and left out."""
-    names: dict[tuple[str, str], list[str]] = {}
-    for name, job in jobs.items():
-        names.setdefault((job.key, job.documents), []).append(name)
-    scores = {}
-    for job, evaluation in executor.run([jobs[twins[0]] for twins in names.values()]):
-        for name in names[job.key, job.documents]:
-            outcome = evaluation.outcome
-            if isinstance(outcome, Failure):
-                done(f"{name} failed ({outcome.kind}): {outcome.message}")
-            elif not math.isfinite(objective.metric_only().value(outcome.measures)):
-                done(f"{name} failed (not finite): its metric is not a finite number")
-            else:
-                scores[name] = outcome
-                done(name)
-    return {name: scores[name] for name in jobs if name in scores}

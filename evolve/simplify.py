@@ -21,9 +21,10 @@ from evolve import coarsening
 from evolve.coarsening import Data
 from evolve.draws import Only
 from evolve.executor import Executor
-from evolve.finalists import Finalist, Floors, Selection, scored
+from evolve.finalists import Finalist, Floors
 from evolve.floors import violation
 from evolve.levels import ERRORS, LEAD_KEPT, ONE_SIDED
+from evolve.selection import Selection, scored
 from evolve.statistics import mean_and_error
 from evolve.trial import Job
 from search_spaces.assemble import labels

@@ -8,7 +8,7 @@ from typing import Any
 
 from evolve.course import draws_of, search_documents
 from evolve.descent import DEFAULTS, batches, charge, steps_of
-from evolve.finalists import Selection
+from evolve.selection import Selection
 from evolve.setting import Setting
 from evolve.simplify import Step
 from evolve.study import pairs_of

@@ -17,8 +17,9 @@ from engine.recipe import Recipe
 from evolve.baselines import BASE, WINNER, model_recipes, plain_merges
 from evolve.errors import RunError
 from evolve.executor import Executor
-from evolve.finalists import Finalist, Selection, scored
+from evolve.finalists import Finalist
 from evolve.floors import FloorCheck, check
+from evolve.selection import Selection, scored
 from evolve.statistics import Difference, paired_difference, standard_error
 from evolve.trial import Job
 from evolve.twins import alike

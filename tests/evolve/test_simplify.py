@@ -10,7 +10,8 @@ import pytest
 from engine.recipe import Recipe
 from evolve import simplify as simplification
 from evolve.draws import Draws
-from evolve.finalists import Finalist, Selection
+from evolve.finalists import Finalist
+from evolve.selection import Selection
 from evolve.simplify import Step, as_events, simplify
 from evolve.trial import Evaluation, Failure, Job
 from search_spaces import SPACES

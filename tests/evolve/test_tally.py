@@ -6,7 +6,8 @@ from types import SimpleNamespace
 from typing import Any
 
 from evolve.descent import RATIO
-from evolve.finalists import Finalist, Selection
+from evolve.finalists import Finalist
+from evolve.selection import Selection
 from evolve.simplify import Step
 from evolve.tally import tally
 from evolve.trial import Trial

@@ -13,8 +13,9 @@ from engine.recipe import Recipe
 from evolve import statistics
 from evolve.baselines import model_recipes, plain_merges
 from evolve.figures import Figures
-from evolve.finalists import Finalist, Selection
+from evolve.finalists import Finalist
 from evolve.report import headline
+from evolve.selection import Selection
 from evolve.trial import Evaluation, Failure, Job
 from evolve.verdict import judge
 from search_spaces.depth import Family
