@@ -29,8 +29,9 @@ from search_spaces.sensitivity import Sensitivity, has_slope
 from search_spaces.space import SearchSpace
 
 RATIO = 4.5  # the dearer of the two
-SPACING = 10  # steps between two points that are worth scoring
+SPACING = 20  # steps between two points that are worth scoring
 TAIL = 8  # steps whose mean such a point is
+FEWEST = 10  # steps that a climb may take, however few documents there are
 SHORTEST = 4  # steps that are compared with as many before them
 NOT_FINITE = "not finite"  # the kind of failures that are found when documents are scored
 UNAFFORDABLE = "the budget bears no more"
@@ -45,17 +46,17 @@ CHANCE = "chance of a right answer"
 
 @dataclass(frozen=True)
 class Settings:
-    """How it is climbed. `step`: of Adam, in units of a weight, not of its range. `batch`: documents of each task a
-    step. `falls`: whether steps become shorter, evenly, to none at the end. `most`: steps; `rounds`: through the
-    documents, after which few are learned by heart (but no fewer than SPACING steps); `patience`: epochs without a
-    better one after which it ends."""
+    """How it is climbed. `step`: of Adam, in units of a weight, not of its range; after n of them it is shorter by
+    sqrt(1 + n / `decay`), so that a longer climb begins like a shorter one. `batch`: documents of each task a step.
+    `most`: steps; `rounds`: through the documents, after which few are learned by heart (but FEWEST steps at least);
+    `patience`: epochs without a better one after which it ends."""
 
     step: float = 0.05
     batch: int = 8
     first: float = 0.9  # decay of the gradient's mean
     second: float = 0.99  # of its mean square
-    falls: bool = True
-    most: int = 40
+    decay: float = 8.0
+    most: int = 80
     rounds: float = 2.5
     patience: int = 1
 
@@ -210,7 +211,7 @@ def batches(documents: Ids, settings: Settings, seed: int) -> list[dict[str, tup
 def steps_of(documents: Ids, settings: Settings) -> int:
     """How many steps there are at most."""
     longest = max((epoch(len(ids), settings) for ids in documents.values()), default=1)
-    return min(settings.most, max(SPACING, int(settings.rounds * longest)))
+    return min(settings.most, max(FEWEST, int(settings.rounds * longest)))
 
 
 def epoch(count: int, settings: Settings) -> int:
@@ -233,8 +234,8 @@ class Adam:
     def move(self, gradient: Sequence[float]) -> None:
         """One step up the gradient; what would leave the cube stays at its wall."""
         first, second = self._settings.first, self._settings.second
+        fall = 1 / math.sqrt(1 + self._count / self._settings.decay)
         self._count += 1
-        fall = max(0.0, 1 - (self._count - 1) / self._settings.most) if self._settings.falls else 1.0
         moved = []
         for i, (x, g) in enumerate(zip(self.point, gradient, strict=True)):
             self._mean[i] = first * self._mean[i] + (1 - first) * g

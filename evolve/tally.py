@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
-from evolve.course import draws_of, search_documents
-from evolve.descent import DEFAULTS, batches, charge, steps_of
+from evolve.course import draws_of
 from evolve.selection import Selection
 from evolve.setting import Setting
 from evolve.simplify import Step
@@ -31,19 +29,17 @@ def tally(
     report = sum(len(sets.report) for sets in setting.prepared.documents.values())
     return {
         CANDIDATES: sum(trial.documents for trial in trials) + again(setting, trials),
-        GRADIENTS: climbed(setting, sum(event["kind"] == "slopes" for event in events)),
-        WORTH: sum(event["documents"] for event in events if event["kind"] == "worth"),
+        GRADIENTS: charged(events, "slopes"),
+        WORTH: charged(events, "worth"),
         FINALISTS: sum(each.documents for each in finalists),
         SIMPLER: sum(step.documents for step in steps),
         REPORT: rows * report,
     }
 
 
-def climbed(setting: Setting, steps: int) -> int:
-    """What the first steps of a climb were charged."""
-    documents = search_documents(setting)
-    settings = replace(DEFAULTS, most=steps_of(documents, DEFAULTS))
-    return sum(map(charge, batches(documents, settings, setting.config.seed)[:steps]))
+def charged(events: Sequence[dict[str, Any]], kind: str) -> int:
+    """What the decisions of a kind were charged."""
+    return sum(event["documents"] for event in events if event["kind"] == kind)
 
 
 def again(setting: Setting, trials: Sequence[Trial]) -> int:

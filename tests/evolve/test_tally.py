@@ -5,7 +5,6 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any
 
-from evolve.descent import RATIO
 from evolve.finalists import Finalist
 from evolve.selection import Selection
 from evolve.simplify import Step
@@ -33,13 +32,16 @@ def test_every_stage_has_its_documents() -> None:
     trials = [
         Trial(n, n // 2, (0.5,), "d", 0.5, documents=32, origin="search" if n else "start: base") for n in range(6)
     ]
-    events: list[dict[str, Any]] = [{"kind": "slopes"}] * 3 + [{"kind": "worth", "documents": 80}, {"kind": "start"}]
+    events: list[dict[str, Any]] = [{"kind": "slopes", "documents": 72}] * 3 + [
+        {"kind": "worth", "documents": 80},
+        {"kind": "start"},
+    ]
     winner = Finalist("trial 1", RECIPE, 0.5, documents=80)
     simple = Finalist("trial 1, simplified", RECIPE, None, documents=80, of="trial 1")
     selection = Selection((simple, winner), (Finalist("trial 2", RECIPE, 0.4, documents=16),), {})
     steps = [Step("one block", True, 0.0, 0.0, 80), Step("1 decimal", False, -0.5, 0.1, 16)]
     found = tally(setting(None), trials, events, selection, steps, rows=5)
-    assert [*found.values()] == [6 * 32, 3 * int(RATIO * 16), 80, 96, 96, 5 * 80]
+    assert [*found.values()] == [6 * 32, 3 * 72, 80, 96, 96, 5 * 80]
 
 
 def test_the_rival_of_later_draws_is_counted() -> None:
