@@ -161,7 +161,6 @@ ARMS: dict[str, Callable[[Arena], Found]] = {
     "relaxed": relaxed,  # B9 only
     "ours-without-gradients": ours(gradients=False),
     "ours": ours(),
-    "ours-modules": ours(modules=("self_attn", "mlp")),
     "ours-unraced": ours(race=False),  # B5, beside the next
     "ours-raced-third": ours(share=1 / 3),
     "ours-faults": ours(faults=0.1),  # B11
@@ -171,7 +170,6 @@ ARMS: dict[str, Callable[[Arena], Found]] = {
 }
 ONLY_ASKED = (
     "relaxed",
-    "ours-modules",
     "ours-unraced",
     "ours-raced-third",
     "ours-faults",

@@ -82,13 +82,11 @@ def ours(
     pool: int = POOL,
     share: float = 1.0,
     faults: float = 0.0,
-    modules: Sequence[str] = (),
     **search: Any,
 ) -> Callable[[Arena], Found]:
     """`each`: search documents a skill that a candidate is scored on, drawn for each generation anew from `pool`.
 
-    `share`: of the budget. `modules`: groups with genes of their own. `search`: settings of search.yaml's section of
-    that name beside the budget.
+    `share`: of the budget. `search`: settings of search.yaml's section of that name beside the budget.
     """
 
     def arm(arena: Arena) -> Found:
@@ -97,7 +95,6 @@ def ours(
         config = configuration(arena.bench, arena.seed, "bench", {**DOCUMENTS, "search": pool}, arena.folder)
         content = config.model_dump(mode="json", exclude_unset=True)
         content |= {"search": {**budget, **search}, "run": {**content["run"], "workers": 1}}
-        content["space"]["modules"] = list(modules)
         if arena.bench.name == "B9":
             content["space"] = SPACE
         file = arena.folder / "search.yaml"
