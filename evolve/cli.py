@@ -12,6 +12,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Annotated, Any, NoReturn
@@ -42,7 +43,7 @@ def run(search: SearchFile) -> None:
     """Search, or go on where an earlier start stopped; ends with best.yaml, checkpoint/ and report.md."""
     from evolve.environment import asked_threads
 
-    execute("evolve.run", "run", search, asked_threads())
+    execute("evolve.run", "run", search, asked_threads(), before=partial(config_of, search))
 
 
 @app.command()
@@ -53,7 +54,7 @@ def check(
     """Find everything that can be known before the first trial; merges nothing."""
     from evolve.environment import asked_threads
 
-    execute("evolve.check", "check", search, time, asked_threads())
+    execute("evolve.check", "check", search, time, asked_threads(), before=partial(config_of, search))
 
 
 @app.command(epilog=merge_options.EPILOG)
@@ -123,7 +124,9 @@ def score(
 ) -> None:
     """Score checkpoints and recipes on lm-eval tasks, with lm-eval's scores, and compare them with the first."""
     given = {name: value for name, value in locals().items() if name != "models"}
-    execute("evolve.scoring", "score", models, given, parallel=True, threads=threads, interrupted=UNRECORDED)
+    before = partial(score_options.score_options, models, given)
+    execute("evolve.scoring", "score", models, given, parallel=True, threads=threads, interrupted=UNRECORDED,
+            before=before)  # fmt: skip
 
 
 @app.command()
@@ -178,9 +181,11 @@ def execute(
     parallel: bool = False,
     threads: int | None = None,
     interrupted: str = INTERRUPTED,
+    before: Callable[[], object] = lambda: None,
 ) -> None:
     """Import a subcommand's module once the process's surroundings are set, and call it.
 
+    `before` raises what can be known to be wrong without that import, which takes seconds.
     It computes with as many `threads`, else as OMP_NUM_THREADS says, else one, or all cores if it is `parallel`.
     Errors of users become one message and exit code 2, an interruption 130 and the message `interrupted`; defects of
     ours keep their traceback.
@@ -192,6 +197,7 @@ def execute(
     signals: list[int] = []
     listen(lambda number, frame: leave(interrupted))
     try:
+        before()
         command = getattr(imported(module), function)
         listen(lambda number, frame: interrupt(number, signals))
         command(*arguments)
@@ -205,6 +211,12 @@ def execute(
         if not is_users(error):
             raise
         stop("\n".join(f"error: {line}" for line in str(error).splitlines()), 2)
+
+
+def config_of(search: Path) -> object:
+    from evolve.config import load_config
+
+    return load_config(search)
 
 
 def imported(module: str) -> ModuleType:

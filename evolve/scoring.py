@@ -23,7 +23,8 @@ from evolve.errors import EvolveError, ModelError
 from evolve.merging import usable_device
 from evolve.score_options import ScoreOptions, score_options
 from evolve.score_table import Asked, Result, Row, as_json, line, tables
-from evolve.subject import Subject, labels, opened
+from evolve.setting import GENERATE
+from evolve.subject import Subject, labels, opened, problem_of
 from tasks.aggregates import aggregates
 from tasks.documents import canonical
 from tasks.errors import TaskError
@@ -50,6 +51,7 @@ def score(models: Sequence[str], given: Mapping[str, Any]) -> None:
     """
     options = score_options(models, given)
     session = Session(options, usable_device(options.device))
+    session.tell(notes_before(options))
     if not Path(options.models[0]).exists():  # before it is downloaded
         library = TaskLibrary(options.include)
         for name in options.tasks:
@@ -134,10 +136,10 @@ class Session:
             name: Asked(len(documents), prepared.tasks[name].num_fewshot)
             for name, documents in prepared.requests("all").items()
         }
-        self._tell(task_notes(prepared, options.num_fewshot))
+        self.tell(task_notes(prepared, options.num_fewshot, generating=bool(options.gen_kwargs)))
         return prepared
 
-    def _tell(self, notes: Sequence[str]) -> None:
+    def tell(self, notes: Sequence[str]) -> None:
         """Say each note once, at once."""
         for note in notes:
             if note not in self._told:
@@ -221,7 +223,16 @@ def goals_of(prepared: Prepared) -> tuple[Goal, ...]:
     )
 
 
-def task_notes(prepared: Prepared, num_fewshot: int | None) -> list[str]:
+def notes_before(options: ScoreOptions) -> list[str]:
+    """What can be said before a model is opened: which of several cannot be scored, and what has no effect."""
+    problems = {reference: problem_of(reference) for reference in options.models} if len(options.models) > 1 else {}
+    notes = [f"will not be scored: {problem}" for problem in problems.values() if problem]
+    if options.samples and not (options.json or options.output):
+        notes.append("--samples has no effect without --json or --output")
+    return notes
+
+
+def task_notes(prepared: Prepared, num_fewshot: int | None, *, generating: bool = False) -> list[str]:
     """What was asked of the tasks and is not done, and which of their documents count twice."""
     notes = [
         f"{name}: --num-fewshot {num_fewshot} is not applied, since the task's file says num_fewshot: "
@@ -229,6 +240,8 @@ def task_notes(prepared: Prepared, num_fewshot: int | None) -> list[str]:
         for name, each in prepared.tasks.items()
         if num_fewshot is not None and each.num_fewshot != num_fewshot
     ]
+    if generating and all(each.task.OUTPUT_TYPE != GENERATE for each in prepared.tasks.values()):
+        notes.append("--gen-kwargs has no effect: none of the tasks generates text")
     seen: dict[str, str] = {}
     shared: dict[tuple[str, str], int] = {}
     for name, documents in prepared.requests("all").items():

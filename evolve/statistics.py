@@ -44,11 +44,12 @@ class Difference:
 @dataclass(frozen=True)
 class Gaps:
     """One task's differences between two models, by ascending document; `most`: how far apart two answers can be, or
-    were at most where that is not known; `share`: the task's of the mean."""
+    were at most where that is not known; `share`: the task's of the mean; `bound`: how far apart they can be."""
 
     values: Array
     most: float
     share: float
+    bound: float = math.inf
 
 
 def standard_error(values: Values, weights: Mapping[str, float]) -> float:
@@ -73,12 +74,13 @@ def paired_difference(ours: Values, theirs: Values, weights: Mapping[str, float]
     resampled = resampled_means(tasks, np.random.default_rng(seed)) - mean
     spread = math.sqrt(sum(task.share**2 * float(task.values.var()) / task.values.size for task in tasks))
     error, freedom = widened(tasks)
-    if not spread:
-        margin = t_quantile(freedom) * error
-        return Difference(mean, mean - margin, mean + margin)
-    stretch = t_quantile(freedom) / NORMAL * error / spread
-    low, high = np.quantile(resampled, [0.025, 0.975])
-    return Difference(mean, mean + stretch * float(low), mean + stretch * float(high))
+    if spread:
+        stretch = t_quantile(freedom) / NORMAL * error / spread
+        low, high = (stretch * float(each) for each in np.quantile(resampled, [0.025, 0.975]))
+    else:
+        low, high = -t_quantile(freedom) * error, t_quantile(freedom) * error
+    bound = math.fsum(task.share * task.bound for task in tasks)
+    return Difference(mean, max(mean + low, -bound), min(mean + high, bound))
 
 
 def clearly_below(ours: Values, theirs: Values, weights: Mapping[str, float], errors: float) -> bool:
@@ -103,7 +105,8 @@ def paired(ours: Values, theirs: Values, weights: Mapping[str, float]) -> list[G
         pairs = np.array([(each[document], theirs[task][document]) for document in sorted(each)], dtype=np.float64)
         gaps = pairs[:, 0] - pairs[:, 1]
         right_or_wrong = bool(np.isin(np.abs(pairs), (0.0, 1.0)).all())
-        result.append(Gaps(gaps, 1.0 if right_or_wrong else float(np.abs(gaps).max()), weights[task] / total))
+        share = weights[task] / total
+        result.append(Gaps(gaps, 1.0, share, 1.0) if right_or_wrong else Gaps(gaps, float(np.abs(gaps).max()), share))
     return result
 
 

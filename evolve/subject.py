@@ -18,12 +18,13 @@ import torch
 
 from engine.checkpoint import Checkpoint, open_checkpoint
 from engine.companions import companions
+from engine.errors import EngineError
 from engine.lookup import lookup
 from engine.methods import METHODS
 from engine.plan import Plan, plan
 from engine.recipe import Recipe
 from engine.stages import Stage, merge_stages
-from evolve.errors import ModelError
+from evolve.errors import EvolveError, ModelError
 from evolve.merging import read_recipes
 from evolve.resident import Resident, load_module, load_tokenizer
 from evolve.scratch import scratch
@@ -66,6 +67,26 @@ class Subject:
 
 def is_recipe(reference: str) -> bool:
     return Path(reference).suffix.lower() in RECIPES and not Path(reference).is_dir()
+
+
+def problem_of(reference: str) -> str | None:
+    """What is wrong with a reference, as far as that is seen without opening a model."""
+    names: Sequence[str] = (reference,)
+    try:
+        if is_recipe(reference):
+            stages = read_recipes(Path(reference))
+            for stage in stages:
+                lookup(METHODS, stage.recipe.merge_method, "merge method")
+            names = [name for stage in stages for name in stage.recipe.references]
+    except (EngineError, EvolveError) as error:
+        return str(error)
+    gone = next((name for name in names if is_folder(name) and not Path(name.partition("+")[0]).exists()), None)
+    return None if gone is None else f"{gone}: there is no such folder"
+
+
+def is_folder(reference: str) -> bool:
+    """Whether it can name nothing else: a Hub id is `owner/name`."""
+    return not Path(reference).exists() and (reference[:1] in "./~" or reference.count("/") > 1)
 
 
 @contextmanager

@@ -51,6 +51,16 @@ class Catalog:
         found = {name for text in self._texts.values() for name in _DECLARED.findall(text)}
         return tuple(sorted(name.decode("utf-8", "replace") for name in found))
 
+    def unreadable(self) -> str | None:
+        """A file that is not valid YAML, which may hold what was looked for, and what is wrong with it."""
+        for path in self._files if len(self._files) < LARGE else ():
+            if path.endswith(".yaml"):
+                try:
+                    _index([path])
+                except TaskError as error:
+                    return str(error)
+        return None
+
     def _by_file_name(self, name: str) -> Entry | None:
         paths = [path for path in self._files if Path(path).name == f"{name}.yaml"]
         if len(paths) != 1 or len(self._files) < LARGE:

@@ -516,6 +516,23 @@ def test_what_is_not_done_is_told_once(score: Score, folder: Path, tmp_path: Pat
     assert data["versions"]["torch"] == metadata.version("torch")
 
 
+def test_what_cannot_be_scored_is_told_before_anything_is(score: Score, tmp_path: Path) -> None:
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(f"merge_method: linear\nmodels: [{{model: {tmp_path}/gone}}, {{model: {BASE}}}]")
+    words = ("--task", "demo_pick", "--include", DEMO, "--limit", 4)
+    code, out, err = score(BASE, recipe, tmp_path / "none.yaml", *words, "--samples", "--gen-kwargs", "temperature=0")
+    assert code == 2
+    notes = [line.removeprefix("note: ") for line in err.partition("base: ")[0].splitlines() if "note: " in line]
+    assert [note.partition(" (")[0] for note in notes] == [
+        f"will not be scored: {tmp_path}/gone: there is no such folder",
+        f"will not be scored: {tmp_path}/none.yaml: cannot be read",
+        "--samples has no effect without --json or --output",
+        "--gen-kwargs has no effect: none of the tasks generates text",
+    ]
+    assert err.count("error: ") == 2
+    assert "demo_pick: 4 documents" in out
+
+
 @pytest.mark.parametrize(
     ("value", "sign", "printed"),
     [

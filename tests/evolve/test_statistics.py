@@ -127,6 +127,13 @@ def test_the_same_answers_to_few_documents_do_not_prove_models_equal() -> None:
     assert 0.001 < paired_difference(many, many, {"a": 1.0}, 0).high < 0.004
 
 
+def test_bounds_are_differences_that_there_can_be() -> None:
+    few = paired_difference(values(a=[1.0] * 5), values(a=[0.0] * 4 + [1.0]), {"a": 1.0}, 0)
+    assert (few.mean, few.high) == (0.8, 1.0)
+    far = paired_difference(values(a=[30.0, 40.0]), values(a=[0.0, 20.0]), {"a": 1.0}, 0)  # of what has no bound
+    assert far.high > 25.0 + 5.0
+
+
 @pytest.mark.parametrize(("freedom", "quantile"), [(8, 2.3060), (15, 2.1314), (60, 2.0003), (math.inf, 1.95996)])
 def test_students_quantile(freedom: float, quantile: float) -> None:
     assert statistics.t_quantile(freedom) == pytest.approx(quantile, abs=6e-4)

@@ -94,6 +94,13 @@ def test_faults_of_groups(folder: Path) -> None:
         TaskLibrary([folder]).load_all("b")
 
 
+def test_a_file_that_cannot_be_read_is_named_where_a_task_is_missing(folder: Path) -> None:
+    (folder / "broken.yaml").write_text("task: x\noutput_type: [")
+    with pytest.raises(UnknownTask, match=r"task 'nix': no such task, but .*broken\.yaml: ParserError.*; mend"):
+        TaskLibrary([folder]).load("nix")
+    assert TaskLibrary([folder]).load("pick").config.task == "pick"
+
+
 def test_missing_data_and_missing_folder(folder: Path) -> None:
     (folder / "pick.jsonl").unlink()
     with pytest.raises(TaskError, match=r"task 'pick': pick.jsonl: there is no such data file"):
