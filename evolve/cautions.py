@@ -8,7 +8,10 @@ from typing import Any
 from engine.checkpoint import Checkpoint
 from engine.errors import CheckpointError
 from engine.tokenizer import read_vocabulary
+from evolve.course import draws_of
 from evolve.environment import usable_memory
+from evolve.errors import ConfigError
+from evolve.opening import most_candidates
 from evolve.setting import Setting, place_of
 from evolve.workers import Workers
 from tasks.length import check_positions, context_length, too_long
@@ -22,6 +25,7 @@ def cautions(setting: Setting, workers: Workers | None) -> Iterator[str]:
     """One line for each, without a model in memory. `workers` is None where a cluster decides."""
     yield from memory_cautions(workers)
     yield from objective_cautions(setting.objective)
+    yield from budget_cautions(setting)
     yield from tokenizer_cautions(setting.checkpoints)
     yield from length_cautions(setting)
 
@@ -35,6 +39,24 @@ def objective_cautions(objective: Objective) -> Iterator[str]:
         yield (
             f"score.objective: the sum is dominated by {', '.join(perplexities)}, whose perplexity can be any size; "
             f"{beside} will hardly count beside it; take `objective: loglikelihood`, or bits_per_byte as its metric"
+        )
+
+
+def budget_cautions(setting: Setting) -> Iterator[str]:
+    """A budget that the models and plain merges may use up. Raises ConfigError where it bears no candidate at all."""
+    search, size, opening = setting.config.search, draws_of(setting).size, most_candidates(setting.space)
+    begins = f"the models and plain merges that a search begins with are up to {opening} candidates"
+    if search.documents is not None and search.documents < size:
+        raise ConfigError(
+            f"search.documents ({search.documents}): a single candidate is scored on {size}, and {begins}; give more "
+            f"than {opening * size}"
+        )
+    if search.trials <= opening:
+        yield f"search.trials ({search.trials}): {begins}, so that nothing may be left to search; give more"
+    elif search.documents is not None and search.documents <= opening * size:
+        yield (
+            f"search.documents ({search.documents}): {begins} of {size} documents, so that nothing may be left to "
+            f"search; give more than {opening * size}"
         )
 
 

@@ -156,6 +156,16 @@ class SearchConfig(Section):
         return value
 
     @model_validator(mode="after")
+    def sample_of_what_there_is(self) -> SearchConfig:
+        sample, documents = self.search.sample, self.score.documents.search
+        if sample is not None and isinstance(documents, int) and sample > documents:
+            raise ValueError(
+                f"search.sample ({sample}) is drawn from score.documents.search ({documents}), which are fewer; lower "
+                "the one or raise the other"
+            )
+        return self
+
+    @model_validator(mode="after")
     def floors_on_the_same_documents(self) -> SearchConfig:
         if self.search.sample is not None and self.score.floors:
             raise ValueError(
@@ -198,7 +208,7 @@ def load_config(path: Path) -> SearchConfig:
 def describe(problem: Any) -> str:
     """One of pydantic's findings as `where: what, with the value; what to do`."""
     keys = [part for part in problem["loc"] if not is_branch(part)]
-    where = "".join(f"[{key}]" if isinstance(key, int) else f".{key}" for key in keys).lstrip(".") or "search.yaml"
+    where = "".join(f"[{key}]" if isinstance(key, int) else f".{key}" for key in keys).lstrip(".")
     if problem["type"] == "extra_forbidden":
         known = known_keys(tuple(keys[:-1]))
         hint = nearest(str(keys[-1]), known) or f"; known here: {', '.join(known)}"
@@ -212,6 +222,8 @@ def describe(problem: Any) -> str:
     # What is wrong in a storage's URL may hold its password.
     quiet = problem["type"] == "value_error" or "storage" in keys
     shown = "" if quiet else f", got {problem['input']!r:.80}"
+    if not where:  # a message on several keys names them
+        return message
     return f"{where}: {message[0].lower()}{message[1:]}{shown}"
 
 

@@ -10,6 +10,7 @@ from engine.methods import METHODS
 from evolve.descent import CHANCE, Descent, Remember, descend
 from evolve.draws import Draws
 from evolve.loop import Climb, search
+from evolve.opening import START
 from evolve.optimizers import OPTIMIZERS
 from evolve.setting import Setting
 from evolve.study import Study
@@ -20,8 +21,12 @@ from tasks.objective import Objective
 from tasks.slope_question import parts_of
 
 IN_VAIN = (
-    "the search ends here: nothing that it finds is better than the models and plain merges that it began with; "
-    "search.stop_early: false goes on"
+    "nothing that it finds is better than the models and plain merges that it began with; search.stop_early: false "
+    "goes on"
+)
+NOTHING_LEFT = "the optimizer has nothing more to ask"
+NOT_BEGUN = (
+    ", all of it by the models and plain merges that every search begins with: nothing was searched; give it more"
 )
 
 
@@ -35,10 +40,12 @@ class Log(Protocol):
 
 @dataclass(frozen=True)
 class Searched:
-    """The point that the optimizer believes in, and whether the search ended since going on was in vain."""
+    """The point that the optimizer believes in, why the search ended, and whether that is since going on was in
+    vain."""
 
     recommended: Point | None
-    in_vain: bool
+    ended: str
+    in_vain: bool = False
 
 
 def searched(study: Study, setting: Setting, log: Log, questions: int) -> Searched:
@@ -61,9 +68,11 @@ def searched(study: Study, setting: Setting, log: Log, questions: int) -> Search
         over=over,
     )
     in_vain = any(answers)
-    if in_vain:
-        log.say(IN_VAIN)
-    return Searched(recommended, in_vain)
+    ended = IN_VAIN if in_vain else study.used_up or NOTHING_LEFT
+    if all(trial.origin.startswith(START) for trial in study.recorded):
+        ended += NOT_BEGUN
+    log.say(f"the search has ended: {ended}")
+    return Searched(recommended, ended, in_vain)
 
 
 def draws_of(setting: Setting) -> Draws:

@@ -17,8 +17,9 @@ from engine.write import write_checkpoint
 from evolve import worth
 from evolve.atomic import write_text
 from evolve.baselines import BASE, model_recipes
+from evolve.candidates import recipe_of
 from evolve.config import SearchConfig
-from evolve.course import draws_of
+from evolve.course import Searched, draws_of
 from evolve.draws import Draws, Only
 from evolve.executor import Executor
 from evolve.finalists import Floors, choose_finalists, opening_recipes
@@ -32,9 +33,8 @@ from evolve.progress import ProgressLog
 from evolve.selection import Selection, select
 from evolve.setting import Setting
 from evolve.simplify import Step, as_events, simplify
-from evolve.study import recipe_of
 from evolve.tally import tally
-from evolve.trial import Failure, Job, Point, Trial
+from evolve.trial import Failure, Job, Trial
 from evolve.twins import same_merge
 from evolve.verdict import Verdict, judge, others
 from tasks.objective import Objective, Utilities
@@ -47,7 +47,7 @@ def decide(
     lease: Lease,
     executor: Executor,
     trials: Sequence[Trial],
-    recommended: Point | None,
+    found: Searched,
     log: ProgressLog,
 ) -> tuple[Verdict, dict[str, Any], Recipe]:
     """The verdict, what else the report tells (simplification, front), and the winner, whose checkpoint is written.
@@ -62,7 +62,7 @@ def decide(
     finalists = choose_finalists(
         setting.space,
         trials,
-        recommended,
+        found.recommended,
         config.search.finalists,
         objective=objective,
         floors=floors,
@@ -104,7 +104,8 @@ def decide(
     told = {
         "genes": genes_told(setting, trials, ledger, log),
         "gaps": next((event["gaps"] for event in ledger.events("normalised")), {}),
-        "worth": worth_told(ledger, config, len(trials)),
+        "ended": found.ended,
+        "worth": worth_told(ledger, in_vain=found.in_vain),
         "level": LEVEL,
         "documents": tally(setting, trials, ledger.events(), selection, steps, len(verdict.rows)),
         "simplification": [asdict(step) for step in steps],
@@ -128,20 +129,16 @@ def opening_answers(
     return found
 
 
-def worth_told(ledger: Ledger, config: SearchConfig, trials: int) -> dict[str, Any]:
-    """How often the search was asked whether it is worth going on with, what it led by last, and whether that ended it:
-    the last answers in a row were in vain, or the last one was, and would have been the same again."""
-    events, search = ledger.events("worth"), config.search
-    in_vain = [event["lead"] + worth.UNLIKELY * event["error"] < worth.GAIN for event in events]
-    settled = any(event["lead"] > worth.SURE * event["error"] for event in events)
-    left = search.hours is None and search.documents is None and trials < search.trials
-    twice = len(events) >= worth.TWICE and all(in_vain[-worth.TWICE :])
+def worth_told(ledger: Ledger, *, in_vain: bool) -> dict[str, Any]:
+    """How often the search was asked whether it is worth going on with, what it led by last, and whether that ended
+    it."""
+    events = ledger.events("worth")
     return {
         "asked": len(events),
         "documents": sum(event["documents"] for event in events),
         "lead": events[-1]["lead"] if events else None,
         "error": events[-1]["error"] if events else None,
-        "ended": (twice or left) and bool(in_vain) and in_vain[-1] and not settled,
+        "ended": in_vain,
         "gain": worth.GAIN,
     }
 

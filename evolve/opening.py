@@ -69,12 +69,15 @@ def opening(study: Study, *, normalize: bool, floors: bool = False) -> Opened:
     for name, trial in zip(merges, study.score(proposals(merges), keep=KEPT), strict=True):
         places[trial.id] = place_of(name, study.space)
     origin = EDIT if study.space.spec.order else START
-    points = [
-        Proposal(study.space.decode(point), origin + start_name(study.space, point), point)
-        for point in study.space.start
-        if point not in places.values()
-    ]
-    starts = study.score(points, keep=KEPT)
+    known = {trial.digest: trial.id for trial in study.trials}
+    points: dict[str, Proposal] = {}  # one for each recipe: genes that its method leaves aside make no other
+    for point in study.space.start:
+        recipe = study.space.decode(point)
+        if recipe.digest in known:
+            places[known[recipe.digest]] = point
+        else:
+            points.setdefault(recipe.digest, Proposal(recipe, origin + start_name(study.space, point), point))
+    starts = study.score([*points.values()], keep=KEPT)
     places |= {trial.id: trial.point for trial in starts}
     foot = best_place(study, places)
     places[models[0].id] = mixture_point(study.space, {family.base: 1.0})
@@ -82,6 +85,12 @@ def opening(study: Study, *, normalize: bool, floors: bool = False) -> Opened:
     if soup is not None:
         places[soup.id] = mixture_point(study.space, dict.fromkeys(members, 1 / len(members)))
     return Opened(starts, best_place(study, places), foot)
+
+
+def most_candidates(space: SearchSpace) -> int:
+    """How many candidates an opening has at most."""
+    family = space.spec.family
+    return len(model_recipes(family)) + len(opening_merges(space)) + len(space.start) + len(family.sources) - 1
 
 
 def best_place(study: Study, places: Mapping[int, Point | None]) -> Point | None:

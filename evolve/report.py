@@ -5,36 +5,17 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from evolve.baselines import BASE
-from evolve.config import SearchConfig
 from evolve.figures import Figures, fine
-from evolve.maximised import scoring_lines
 from evolve.report_end import finalist_text, floor_text, simplification_text, task_text
-from evolve.report_search import front_text, gene_text
+from evolve.report_facts import Facts
+from evolve.report_search import front_text, gene_text, search_text
 from evolve.stock_command import check_text
 from evolve.trial import Trial
 from search_spaces.space import SearchSpace
-
-
-@dataclass(frozen=True)
-class Facts:
-    """Everything the report is made from; `verdict` is `Verdict.as_dict()`."""
-
-    config: SearchConfig
-    figures: Figures
-    trials: Sequence[Trial]
-    verdict: dict[str, Any]
-    recipe: str
-    openings: Sequence[dict[str, Any]]
-    documents: dict[str, dict[str, int]]  # task -> set -> number of documents
-    benchmarks: Sequence[str]
-    dtype: str  # of the scored models
-    reserved: Sequence[str]  # tasks whose few-shot examples were set aside from the scored split
-    opening: str = ""  # the candidate of every search's beginning that the winner is, in words
 
 
 def headline(verdict: dict[str, Any], figures: Figures) -> str:
@@ -183,62 +164,6 @@ def likelihood_table(rows: Sequence[dict[str, Any]], tasks: Sequence[str], figur
 
 def titled(row: dict[str, Any]) -> str:
     return f"**{row['name']}**" if row["kind"] == "winner" else str(row["name"])
-
-
-def search_text(facts: Facts) -> str:
-    config, trials = facts.config, facts.trials
-    failed = [trial for trial in trials if trial.failure]
-    kinds = {trial.failure.kind for trial in failed if trial.failure}
-    failures = f"{len(failed)} failed ({', '.join(sorted(kinds))})" if failed else "none failed"
-    lines = [
-        f"- {len(trials)} candidates, {failures}",
-        *document_lines(facts.verdict),
-        f"- optimizer {config.search.optimizer}, methods {', '.join(config.space.method)}, seed {config.seed}",
-        f"- base {config.models.base}; sources {', '.join(config.models.sources)}",
-        *(f"- {line}" for line in scoring_lines(config.score, facts.figures.objective, facts.dtype)),
-        *gap_lines(facts.verdict),
-        *worth_lines(facts.verdict, facts.figures),
-    ]
-    for task, sets in facts.documents.items():
-        sizes = ", ".join(f"{size} {name}" for name, size in sets.items())
-        lines.append(f"- {task}: {sizes} documents, disjoint")
-    return "\n".join(lines)
-
-
-def document_lines(verdict: dict[str, Any]) -> list[str]:
-    """How many documents were scored, by what for."""
-    counts: dict[str, int] = verdict.get("documents", {})
-    if not counts:
-        return []
-    stages = ", ".join(f"{count} for {what}" for what, count in counts.items() if count)
-    return [f"- {sum(counts.values())} documents scored, those on record already counted too: {stages}"]
-
-
-def gap_lines(verdict: dict[str, Any]) -> list[str]:
-    """What the tasks' parts were divided by, where they were."""
-    if not verdict.get("gaps"):
-        return []
-    gaps = ", ".join(f"{task} {gap:.4g}" for task, gap in verdict["gaps"].items())
-    return [
-        "- normalised: each task's part is divided by its way from the base to the best source, or by two standard "
-        f"errors where these are more: {gaps}"
-    ]
-
-
-def worth_lines(verdict: dict[str, Any], figures: Figures) -> list[str]:
-    """Whether the search was worth going on with, where it was asked."""
-    worth = verdict.get("worth")
-    if not worth or not worth["asked"]:
-        return []
-    plain = figures.objective.is_metric and not verdict.get("gaps")
-    numbers = [f"{value:+.4f}" if not plain else figures.gap(value) for value in (worth["lead"], worth["gain"])]
-    error = figures.metric(worth["error"]) if plain else f"{worth['error']:.4f}"
-    ended = f"; a gain of {numbers[1]} was unlikely twice in a row, so the search ended early" if worth["ended"] else ""
-    often = "once" if worth["asked"] == 1 else f"{worth['asked']} times"
-    return [
-        f"- asked {often}, on {worth['documents']} selection documents, whether it had found more than "
-        f"it began with: {numbers[0]} ± {error} the last time{ended}"
-    ]
 
 
 def trials_csv(space: SearchSpace, trials: Sequence[Trial]) -> str:

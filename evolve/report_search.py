@@ -1,13 +1,89 @@
-"""The report's sections on what the search saw: which genes mattered, and the front of several objectives."""
+"""The report's sections on the search: how it went, which genes mattered, and the front of several objectives."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
 
+from evolve.config import SearchConfig
+from evolve.figures import Figures
 from evolve.levels import FRONT_SHOWN, SURE
+from evolve.maximised import scoring_lines
+from evolve.report_facts import Facts
 
 Told = dict[str, Any]  # `Verdict.as_dict()` and what the end adds to it
+
+
+def search_text(facts: Facts) -> str:
+    config, trials = facts.config, facts.trials
+    failed = [trial for trial in trials if trial.failure]
+    kinds = {trial.failure.kind for trial in failed if trial.failure}
+    failures = f"{len(failed)} failed ({', '.join(sorted(kinds))})" if failed else "none failed"
+    lines = [
+        f"- {len(trials)} candidates, {failures}",
+        *end_lines(facts.verdict),
+        *document_lines(facts.verdict),
+        f"- optimizer {config.search.optimizer}, methods {', '.join(config.space.method)}, seed {config.seed}",
+        f"- base {config.models.base}; sources {', '.join(config.models.sources)}",
+        *(f"- {line}" for line in scoring_lines(config.score, facts.figures.objective, facts.dtype)),
+        *sample_lines(config),
+        *gap_lines(facts.verdict),
+        *worth_lines(facts.verdict, facts.figures),
+    ]
+    for task, sets in facts.documents.items():
+        sizes = ", ".join(f"{size} {name}" for name, size in sets.items())
+        lines.append(f"- {task}: {sizes} documents, disjoint")
+    return "\n".join(lines)
+
+
+def end_lines(verdict: Told) -> list[str]:
+    return [f"- ended: {verdict['ended']}"] if verdict.get("ended") else []
+
+
+def sample_lines(config: SearchConfig) -> list[str]:
+    """That candidates of different generations met other documents, where they did."""
+    if config.search.sample is None:
+        return []
+    return [
+        f"- each generation was scored on {config.search.sample} search documents of each task, drawn anew; its scores "
+        "are given by the difference to a candidate that met them all, and compare only roughly with those of others"
+    ]
+
+
+def document_lines(verdict: Told) -> list[str]:
+    """How many documents were scored, by what for."""
+    counts: dict[str, int] = verdict.get("documents", {})
+    if not counts:
+        return []
+    stages = ", ".join(f"{count} for {what}" for what, count in counts.items() if count)
+    return [f"- {sum(counts.values())} documents scored, those on record already counted too: {stages}"]
+
+
+def gap_lines(verdict: Told) -> list[str]:
+    """What the tasks' parts were divided by, where they were."""
+    if not verdict.get("gaps"):
+        return []
+    gaps = ", ".join(f"{task} {gap:.4g}" for task, gap in verdict["gaps"].items())
+    return [
+        "- normalised: each task's part is divided by its way from the base to the best source, or by two standard "
+        f"errors where these are more: {gaps}"
+    ]
+
+
+def worth_lines(verdict: Told, figures: Figures) -> list[str]:
+    """Whether the search was worth going on with, where it was asked."""
+    worth = verdict.get("worth")
+    if not worth or not worth["asked"]:
+        return []
+    plain = figures.objective.is_metric and not verdict.get("gaps")
+    numbers = [f"{value:+.4f}" if not plain else figures.gap(value) for value in (worth["lead"], worth["gain"])]
+    error = figures.metric(worth["error"]) if plain else f"{worth['error']:.4f}"
+    ended = f"; a gain of {numbers[1]} was unlikely twice in a row" if worth["ended"] else ""
+    often = "once" if worth["asked"] == 1 else f"{worth['asked']} times"
+    return [
+        f"- asked {often}, on {worth['documents']} selection documents, whether it had found more than "
+        f"it began with: {numbers[0]} ± {error} the last time{ended}"
+    ]
 
 
 def gene_text(verdict: Told) -> str:

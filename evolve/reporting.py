@@ -9,7 +9,8 @@ from evolve.errors import RunError
 from evolve.figures import recorded_figures
 from evolve.guard import load_run, storage_url
 from evolve.ledger import Ledger
-from evolve.report import Facts, headline, report_text
+from evolve.report import headline, report_text
+from evolve.report_facts import Facts
 
 
 def report(folder: Path) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.lookup import nearest
+from evolve.candidates import recipe_of
 from evolve.config import SearchConfig
 from evolve.config_forms import Shares, known_objective
 from evolve.errors import ConfigError, RunError
@@ -26,7 +27,6 @@ from evolve.opening import START
 from evolve.remembering import Digests, Keys, missing_of, score_of
 from evolve.setting import Setting
 from evolve.statistics import standard_error
-from evolve.study import recipe_of
 from evolve.trial import Job, Trial
 from tasks.objective import Measures, Objective, Utilities, differences, mean_over_tasks, restricted
 

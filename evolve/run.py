@@ -15,7 +15,7 @@ from evolve.atomic import replacing, write_json, write_text
 from evolve.baselines import opening_merge
 from evolve.budget import Budget
 from evolve.config import SearchConfig, load_config
-from evolve.course import draws_of, searched
+from evolve.course import Searched, draws_of, searched
 from evolve.ending import decide
 from evolve.environment import describe
 from evolve.executor import Executor
@@ -23,11 +23,12 @@ from evolve.figures import Figures
 from evolve.guard import guard, resolved, sole_driver
 from evolve.items import Items
 from evolve.lease import Lease
-from evolve.ledger import Ledger
+from evolve.ledger import SEARCH_ENDED, Ledger
 from evolve.preflight import Findings, check_weights, preflight
 from evolve.progress import ProgressLog
 from evolve.remembering import Keys, Remembering
-from evolve.report import Facts, headline, report_text, trials_csv, where
+from evolve.report import headline, report_text, trials_csv, where
+from evolve.report_facts import Facts
 from evolve.start import LazyExecutor
 from evolve.study import Study, value_of
 from evolve.trial import Trial
@@ -78,7 +79,8 @@ def drive(config: SearchConfig, findings: Findings, ledger: Ledger, lease: Lease
             Figures(setting.objective).trial, lambda trial: value_of(trial.parts, study.objective.weights), before
         )
         found = searched(study, setting, log, len(ledger.events("worth")))
-        verdict = finish(config, findings, ledger, lease, executor, study.recorded, found.recommended, log)
+        record_end(ledger, found, len(study.recorded))
+        verdict = finish(config, findings, ledger, lease, executor, study.recorded, found, log)
     finally:
         executor.close()
     if ended and not workers.started:
@@ -93,18 +95,26 @@ def finish(
     lease: Lease,
     executor: Executor,
     trials: list[Trial],
-    recommended: Any,
+    found: Searched,
     log: ProgressLog,
 ) -> dict[str, Any]:
     """Everything after the search, until the report is written; returns what it tells."""
     setting = findings.setting
     write_text(config.folder / "trials.csv", trials_csv(setting.space, trials))
-    verdict, told, winner = decide(config, setting, ledger, lease, executor, trials, recommended, log)
+    verdict, told, winner = decide(config, setting, ledger, lease, executor, trials, found, log)
     lease.check()
     result = {**verdict.as_dict(), **told}
     ledger.set_attribute("verdict", result)
     write_report(config, findings, ledger, trials, result, winner)
     return result
+
+
+def record_end(ledger: Ledger, found: Searched, trials: int) -> None:
+    """An event, unless the last one of an earlier start says the same."""
+    facts = {"trials": trials, "reason": found.ended}
+    events = ledger.events(SEARCH_ENDED)
+    if not events or any(events[-1][key] != value for key, value in facts.items()):
+        ledger.add_event(SEARCH_ENDED, **facts)
 
 
 def write_inputs(config: SearchConfig, findings: Findings) -> None:

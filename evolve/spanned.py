@@ -111,6 +111,12 @@ def check_scale(wanted: Space) -> None:
                 f"space.{key}: {', '.join(wanted.method)} merges no task vectors; leave it out, or take one of "
                 f"{', '.join(scaled)}"
             )
+    weight = wanted.parameters.get("weight")
+    if wanted.negative and isinstance(weight, Interval) and weight.low >= 0:
+        raise ConfigError(
+            f"space.negative: weights go below 0, and space.parameters.weight.low ({weight.low:g}) says that they do "
+            "not; leave one of them out"
+        )
     if wanted.scale and "lambda" in wanted.parameters:
         raise ConfigError(
             "space.scale: is lambda in recipes, which space.parameters sets as well; leave one of them out"

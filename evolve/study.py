@@ -14,6 +14,7 @@ from typing import Any, Protocol
 
 from engine.recipe import Recipe
 from evolve.budget import Budget
+from evolve.candidates import candidate_of, copy_of, data_of
 from evolve.draws import Draws, Only
 from evolve.executor import Executor
 from evolve.ledger import Ledger
@@ -80,6 +81,12 @@ class Study:
     def recorded(self) -> list[Trial]:
         """All that the ledger holds, by id, also those of a generation that the budget cut short."""
         return [self._known[place] for place in sorted(self._known)]
+
+    @property
+    def used_up(self) -> str:
+        """What of the budget bears no candidate more; "" where all of it does."""
+        cut = sum(trial.documents for place, trial in self._known.items() if place >= len(self.trials))
+        return self._budget.used_up(len(self._known), self.documents + cut, self.draws.size)
 
     def affords(self, documents: int) -> bool:
         """Whether the budget bears so many documents more."""
@@ -268,33 +275,3 @@ def shift_of(rival: Trial, utilities: Utilities | None) -> dict[str, float]:
     where it failed this time."""
     again = {} if utilities is None else parts_of(utilities)
     return {task: part - again.get(task, part) for task, part in rival.parts.items()}
-
-
-def candidate_of(trial: Trial, space: SearchSpace) -> Candidate:
-    """The trial as somebody who races again."""
-    return Candidate(trial.id, trial.generation, trial.point, recipe_of(trial, space), trial.origin)
-
-
-def recipe_of(trial: Trial, space: SearchSpace) -> Recipe:
-    """The recipe that a trial was of, from the ledger alone."""
-    return space.decode(trial.point) if trial.recipe is None else Recipe.model_validate(trial.recipe)
-
-
-def data_of(candidate: Candidate) -> dict[str, Any] | None:
-    """What the ledger has to hold to know the recipe: nothing where the point tells it."""
-    return None if candidate.point else candidate.recipe.model_dump(mode="json", exclude_none=True)
-
-
-def copy_of(trial: Trial, candidate: Candidate) -> Trial:
-    """The trial of another candidate with the same recipe: nothing was scored for it."""
-    return replace(
-        trial,
-        id=candidate.id,
-        generation=candidate.generation,
-        point=candidate.point,
-        origin=candidate.origin,
-        recipe=data_of(candidate),
-        documents=0,
-        seconds={},
-        finished=time.time(),
-    )

@@ -12,9 +12,10 @@ from typing import Any
 import pytest
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from evolve.cautions import length_cautions, objective_cautions
+from evolve.cautions import budget_cautions, length_cautions, objective_cautions
 from evolve.cli import app
 from evolve.config import SearchConfig
+from evolve.errors import ConfigError
 from evolve.setting import Setting
 from tasks.errors import TaskError
 from tasks.objective import Goal, Objective
@@ -48,6 +49,29 @@ def setting(model: Path, output: Path, max_length: int | None) -> Setting:
             }
         )
     )
+
+
+@pytest.mark.parametrize(
+    ("search", "said"),
+    [
+        ({"trials": 8}, "search.trials (8): the models and plain merges that a search begins with are up to "),
+        ({"documents": 30}, "search.documents (30): the models and plain merges that a search begins with are up to "),
+        ({"documents": 5000}, ""),
+    ],
+)
+def test_a_budget_that_the_opening_uses_up_is_told(search: dict[str, Any], said: str) -> None:
+    (told,) = [*budget_cautions(budgeted(search)), ""][:1]
+    assert told.startswith(said) if said else not told
+
+
+def test_a_budget_that_bears_no_candidate_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"search\.documents \(3\): a single candidate is scored on 4, and"):
+        list(budget_cautions(budgeted({"documents": 3})))
+
+
+def budgeted(search: dict[str, Any]) -> Setting:
+    whole = setting(DEMO / "models" / "base", Path("results"), None).config
+    return Setting(SearchConfig.model_validate({**whole.model_dump(mode="json", exclude_unset=True), "search": search}))
 
 
 def test_perplexities_beside_accuracies() -> None:

@@ -100,6 +100,11 @@ def test_unknown_keys_are_refused_at_every_level(tmp_path: Path, path: str, line
     assert problems(tmp_path, changed({path: 3})) == [line]
 
 
+def test_what_several_keys_say_together_is_told_without_one(tmp_path: Path) -> None:
+    (told,) = problems(tmp_path, changed({"search/sample": 64, "score/documents/search": 32}))
+    assert told.startswith("search.sample (64) is drawn from score.documents.search (32), which are fewer; ")
+
+
 def test_a_key_like_no_other_gets_the_list(tmp_path: Path) -> None:
     assert problems(tmp_path, changed({"models/zzz": 1})) == ["models.zzz: unknown key; known here: base, sources"]
     assert problems(tmp_path, changed({"space/layers": {"smooth": 3, "knotz": 1}})) == [

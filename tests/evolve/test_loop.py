@@ -6,6 +6,7 @@ import random
 import shutil
 import sqlite3
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -21,6 +22,7 @@ from evolve.draws import Draws
 from evolve.errors import RunError
 from evolve.ledger import Ledger
 from evolve.loop import generations, ranked
+from evolve.opening import most_candidates, opening
 from evolve.optimizers import OPTIMIZERS
 from evolve.optimizers.optimizer import Problem
 from evolve.study import Spent, Study
@@ -65,7 +67,7 @@ def numbers(node: object) -> list[float]:
 def judge(recipe: Recipe) -> Outcome:
     """A cheap deterministic score of the recipe's numbers."""
     found = numbers(recipe.model_dump(exclude={"seed"}))
-    value = -sum((each - 0.6) ** 2 for each in found) / len(found)
+    value = -sum((each - 0.6) ** 2 for each in found) / max(1, len(found))
     values = {task: {"acc,none": {i: value + i / 10 for i in range(DOCUMENTS)}} for task in WEIGHTS}
     return Score(values, {"forward": 0.0, "other": 0.0})
 
@@ -246,6 +248,29 @@ def test_the_budget_of_documents_is_the_same_after_an_interruption(folder: Make,
     with pytest.raises(KeyboardInterrupt):
         start(place, "cma", Workers(shuffle=3, limit=min(limit, len(whole) - 1)), trials=100, documents=budget)
     assert timeless(start(place, "cma", Workers(), trials=100, documents=budget)) == timeless(whole)
+
+
+def test_what_of_the_budget_is_used_up() -> None:
+    now = time.time()
+    budget = Budget.of(Search(trials=10, documents=100), [], [{"at": now}])
+    assert budget.used_up(9, 90, 10) == ""
+    assert budget.used_up(10, 0, 10) == "search.trials (10) is used up"
+    assert budget.used_up(9, 91, 10) == "search.documents (100) is used up"
+    over = Budget.of(Search(trials=10, hours=0.5), [Trial(0, 0, (), "", 0.1, finished=now - 10)], [{"at": now - 9000}])
+    assert over.used_up(3, 0, 10) == over.used_up(10, 0, 10) == "search.hours (0.5) are over"
+
+
+def test_genes_that_a_method_leaves_aside_make_no_further_candidates(folder: Make) -> None:
+    """Linear merging has no scale, so that its start points are one recipe."""
+    space = search_space(Spec(FAMILY, ("ties", "linear"), SPACES["blocks"], 1, (), {}, 0, scale=Range(0.3, 1.8)))
+    ledger = Ledger(f"sqlite:///{folder('run') / 'study.db'}", "run")
+    budget = Budget.of(Search(trials=99), [], [])
+    study = Study(space, Workers(), ledger, budget, OBJECTIVE, DRAWS, watcher=Silent(), check=lambda: None)
+    opening(study, normalize=False)
+    digests = Counter(trial.digest for trial in study.trials if trial.origin.startswith("start: linear"))
+    assert digests
+    assert set(digests.values()) == {1}
+    assert len(study.trials) <= most_candidates(space)
 
 
 def test_the_budget_of_hours_counts_earlier_starts() -> None:

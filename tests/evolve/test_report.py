@@ -13,7 +13,8 @@ import pytest
 
 from evolve.config import SearchConfig
 from evolve.figures import Figures
-from evolve.report import Facts, headline, report_text, trials_csv, where
+from evolve.report import headline, report_text, trials_csv, where
+from evolve.report_facts import Facts
 from evolve.trial import Failure, Trial
 from search_spaces import SPACES
 from search_spaces.assemble import Spec
@@ -461,13 +462,15 @@ def test_what_was_normalised_by_is_said() -> None:
 
 def test_a_search_that_ended_early_says_why() -> None:
     told = verdict() | {
-        "worth": {"asked": 2, "documents": 640, "lead": -0.004, "error": 0.012, "ended": True, "gain": 0.01}
+        "ended": "nothing that it finds is better",
+        "worth": {"asked": 2, "documents": 640, "lead": -0.004, "error": 0.012, "ended": True, "gain": 0.01},
     }
     text = report_text(facts(verdict=told))
     assert (
         "- asked 2 times, on 640 selection documents, whether it had found more than it began with: -0.4 ± 1.2" in text
     )
-    assert "a gain of +1.0 was unlikely twice in a row, so the search ended early" in text
+    assert "\n- ended: nothing that it finds is better\n" in text
+    assert "a gain of +1.0 was unlikely twice in a row" in text
     told["worth"]["ended"] = False
     assert "ended early" not in report_text(facts(verdict=told))
     told["worth"]["asked"] = 0

@@ -63,6 +63,11 @@ def test_an_order_has_no_methods_and_no_parameters() -> None:
         ({"method": "linear", "scale": True}, ("sort",), "space.scale: linear merges no task vectors; "),
         ({"method": ["slerp"], "negative": True}, ("sort",), "space.negative: slerp merges no task vectors; "),
         (
+            {"negative": True, "parameters": {"weight": {"low": 0.0, "high": 1.0}}},
+            ("sort",),
+            "space.negative: weights go below 0, and space.parameters.weight.low (0) says that they do not; ",
+        ),
+        (
             {"scale": True, "parameters": {"lambda": 2.0}},
             ("sort",),
             "space.scale: is lambda in recipes, which space.parameters sets as well; ",

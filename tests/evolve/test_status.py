@@ -14,10 +14,13 @@ import pytest
 import yaml
 
 from evolve.config import SearchConfig
+from evolve.course import Searched
 from evolve.errors import RunError
 from evolve.figures import Figures
 from evolve.guard import sole_driver
+from evolve.ledger import SEARCH_ENDED
 from evolve.reporting import report
+from evolve.run import record_end
 from evolve.status import best_of, facts, status, weights_of
 from evolve.trial import Failure, Trial
 from search_spaces.gene import Gene
@@ -57,6 +60,23 @@ def test_a_run_at_rest(config: SearchConfig, capsys: pytest.CaptureFixture[str])
         "best on the search documents: -20.0 ± 1.0 (candidate 2; overstated, being the best of many)",
         "failed: 2 (merge)",
     ]
+
+
+def test_a_search_that_has_ended(config: SearchConfig, capsys: pytest.CaptureFixture[str]) -> None:
+    with sole_driver(config) as (ledger, _):
+        record_end(ledger, Searched(None, "search.trials (3) is used up"), 3)
+        record_end(ledger, Searched(None, "search.trials (5) is used up"), 5)
+        record_end(ledger, Searched(None, "search.trials (5) is used up"), 5)
+        assert [event["trials"] for event in ledger.events(SEARCH_ENDED)] == [3, 5]
+        status(config.folder)
+    at_work = capsys.readouterr().out.splitlines()
+    assert at_work[-2:] == [
+        "the search has ended: search.trials (5) is used up",
+        "finalists, checkpoint and report are to come",
+    ]
+    assert not any(line.startswith("rate") for line in at_work)
+    status(config.folder)
+    assert capsys.readouterr().out.splitlines()[-1].endswith("are to come; `evolve run` goes on with them")
 
 
 def test_a_run_at_work(config: SearchConfig, capsys: pytest.CaptureFixture[str]) -> None:

@@ -14,6 +14,7 @@ from sqlalchemy import Engine, event
 
 from engine.recipe import Recipe
 from evolve.budget import Budget
+from evolve.candidates import recipe_of
 from evolve.config import Search
 from evolve.draws import Draws
 from evolve.ledger import Ledger
@@ -21,7 +22,7 @@ from evolve.loop import search
 from evolve.optimizers import OPTIMIZERS
 from evolve.optimizers.optimizer import Problem
 from evolve.race import expected, race
-from evolve.study import Study, recipe_of
+from evolve.study import Study
 from evolve.trial import Candidate, Evaluation, Failure, Job, Trial
 from evolve.worth import Worth
 from search_spaces import SPACES
