@@ -34,6 +34,7 @@ TAIL = 8  # steps whose mean such a point is
 FEWEST = 10  # steps that a climb may take, however few documents there are
 SHORTEST = 4  # steps that are compared with as many before them
 NOT_FINITE = "not finite"  # the kind of failures that are found when documents are scored
+FAILURES = 3  # in a row, each halfway back from the last, after which a climb ends
 UNAFFORDABLE = "the budget bears no more"
 LEAST = 0.005  # what a round has to gain: of a chance, half a point
 Ids = Mapping[str, Sequence[int]]  # task -> documents
@@ -106,9 +107,10 @@ def descend(
     """Climb from `start`, by steps over a few of the search `documents` at a time, until that helps no more.
 
     Everything is a function of the arguments and of what `remember` returns, so that a climb that was interrupted is
-    walked again from the record. A recipe that has no slopes ends it, with what was found until then, and so does a
-    budget that does not bear one step more and then `scoring` documents for each point: that is on record too, so that
-    a larger budget does not move what came after it.
+    walked again from the record. Where a recipe answers with numbers that are not finite, the next step is halfway
+    back. A recipe that has no slopes ends it, with what was found until then, and so does a budget that does not bear
+    one step more and then `scoring` documents for each point: that is on record too, so that a larger budget does not
+    move what came after it.
 
     `weights`: of the tasks; None: the configuration's. `tell` hears of steps as they are made, of those on record
     nothing; `climbed`: what their value is called.
@@ -118,7 +120,7 @@ def descend(
     settings = replace(settings, most=steps_of(documents, settings))
     sensitivity, walker = Sensitivity(space, checkpoints), Adam(space, start, settings)
     steps: list[Step] = []
-    charged, reason = 0, f"{settings.most} steps are the most"
+    charged, failed, reason = 0, 0, f"{settings.most} steps are the most"
     for batch in batches(documents, settings, seed):
         cost, name = charge(batch), f"gradient step {len(steps) + 1} of {settings.most}, {climbed}"
         found = partial(slopes_at, space, walker.point, executor, sensitivity, batch, weights)
@@ -126,8 +128,13 @@ def descend(
         facts = within_budget(remember, partial(told, found, name, tell), wanted)
         charged += facts.get("documents", cost)
         if facts["failure"]:
+            failed += 1
+            if steps and facts.get("passing") and failed < FAILURES:
+                walker.back_to(steps[-1].point)
+                continue
             reason = str(facts["failure"])
             break
+        failed = 0
         step = Step(walker.point, float(facts["value"]), tuple(map(float, facts["gradient"])))
         steps.append(step)
         walker.move(step.gradient)
@@ -161,8 +168,8 @@ def slopes_at(
     batch: Mapping[str, tuple[int, ...]],
     weights: Mapping[str, float] | None,
 ) -> dict[str, Any]:
-    """A step's facts, as they go on record: value and gradient, or the failure, and the documents to be charged, which
-    are none where nothing could be scored."""
+    """A step's facts, as they go on record: value and gradient, or the failure and whether another point may do better,
+    and the documents to be charged, which are none where nothing could be scored."""
     cost = charge(batch)
     recipe = space.decode(point)
     job = Job(recipe.digest, "search", recipe=recipe, only=batch, slopes=True, weights=weights)
@@ -171,10 +178,10 @@ def slopes_at(
         if isinstance(outcome, Failure) or found is None:
             lost = isinstance(outcome, Failure) and outcome.kind == NOT_FINITE
             message = outcome.message if isinstance(outcome, Failure) else "no slopes"
-            return {"failure": message, "documents": cost if lost else 0}
+            return {"failure": message, "passing": lost, "documents": cost if lost else 0}
         gradient = sensitivity.gradient(point, found.by)
         if not all(map(math.isfinite, (found.value, *gradient))):
-            return {"failure": "the gradient is not finite", "documents": cost}
+            return {"failure": "the gradient is not finite", "passing": True, "documents": cost}
         return {"failure": None, "value": found.value, "gradient": list(gradient), "documents": cost}
     return {"failure": "the job was not done", "documents": 0}
 
@@ -230,6 +237,10 @@ class Adam:
         ]
         self._mean, self._square, self._count = [0.0] * len(start), [0.0] * len(start), 0
         self.point = start
+
+    def back_to(self, point: Point) -> None:
+        """Halfway, to where it may be better to stand."""
+        self.point = mean([self.point, point])
 
     def move(self, gradient: Sequence[float]) -> None:
         """One step up the gradient; what would leave the cube stays at its wall."""

@@ -147,6 +147,16 @@ def mergekit_evolve(method: str) -> Callable[[Arena], Found]:
     return arm
 
 
+def longer(times: int, arm: Callable[[Arena], Found]) -> Callable[[Arena], Found]:
+    """The arm with so many times the budget."""
+
+    def run(arena: Arena) -> Found:
+        arena.budget *= times
+        return arm(arena)
+
+    return run
+
+
 ARMS: dict[str, Callable[[Arena], Found]] = {
     "uniform": lambda arena: Found(average(arena.bench)),
     "dare": lambda arena: Found(dare(arena.bench)),
@@ -161,8 +171,9 @@ ARMS: dict[str, Callable[[Arena], Found]] = {
     "relaxed": relaxed,  # B9 only
     "ours-without-gradients": ours(gradients=False),
     "ours": ours(),
-    "ours-unraced": ours(race=False),  # B5, beside the next
-    "ours-raced-third": ours(share=1 / 3),
+    "mergekit-evolve-task-arithmetic-5x": longer(5, mergekit_evolve("task_arithmetic")),  # B2
+    "ours-unraced": ours(race=False, gradients=False),  # B5, beside the next
+    "ours-raced-third": ours(share=1 / 3, gradients=False),
     "ours-faults": ours(faults=0.1),  # B11
     "ours-16": ours(16, pool=16),  # B4, with the two next
     "ours-64": ours(64, pool=64),
@@ -170,6 +181,7 @@ ARMS: dict[str, Callable[[Arena], Found]] = {
 }
 ONLY_ASKED = (
     "relaxed",
+    "mergekit-evolve-task-arithmetic-5x",
     "ours-unraced",
     "ours-raced-third",
     "ours-faults",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,14 +16,14 @@ from evolve.course import climbed_by, summary
 from evolve.descent import RATIO, Descent, Remember, Settings, Step, batches, charge, descend, ended
 from evolve.draws import Draws
 from evolve.evaluator import Evaluator
-from evolve.executor import InProcess
+from evolve.executor import Executor, InProcess
 from evolve.ledger import Ledger
 from evolve.loop import search
 from evolve.optimizers import OPTIMIZERS
 from evolve.progress import ProgressLog
 from evolve.setting import Setting
 from evolve.study import Study
-from evolve.trial import Point, Trial
+from evolve.trial import Evaluation, Failure, Job, Point, Trial
 from tasks.objective import Goal, Objective
 
 DEMO = Path(__file__).parents[2] / "tasks" / "demo"
@@ -72,7 +72,11 @@ def silent(_: str) -> None:
 
 
 def climb(
-    evaluator: Evaluator, record: Record, settings: Settings = FEW, tell: Callable[[str], None] = silent
+    evaluator: Evaluator,
+    record: Record,
+    settings: Settings = FEW,
+    tell: Callable[[str], None] = silent,
+    executor: Executor | None = None,
 ) -> Descent:
     setting: Setting = evaluator._setting
     ids = {task: [each.id for each in its] for task, its in setting.prepared.requests("search").items()}
@@ -80,7 +84,7 @@ def climb(
     return descend(
         space,
         space.start[-1],
-        InProcess(evaluator),
+        executor or InProcess(evaluator),
         setting.checkpoints,
         ids,
         1,
@@ -163,6 +167,34 @@ def test_a_climb_that_the_budget_ends_is_not_lost(evaluator: Evaluator, tmp_path
     assert more[: len(cut)] == cut
     assert [each.digest for each in whole[: len(cut) - 1]] == [each.digest for each in cut[:-1]]
     assert len(more) == len(cut) + 4
+
+
+class Broken:
+    """Answers with NaN for the first recipes that it meets after `good` of them."""
+
+    def __init__(self, worker: InProcess, good: int, bad: int) -> None:
+        self._worker, self._good, self._bad, self.met = worker, good, bad, list[str]()
+
+    def run(self, jobs: Sequence[Job]) -> Iterator[tuple[Job, Evaluation]]:
+        for job in jobs:
+            self.met.append(job.key)
+            if self._good < len(self.met) <= self._good + self._bad:
+                yield job, Evaluation(Failure("not finite", "NaN"))
+            else:
+                yield from self._worker.run([job])
+
+    def close(self) -> None: ...
+
+
+@pytest.mark.parametrize(("bad", "steps"), [(1, 5), (2, 4), (3, 2)])
+def test_a_step_that_is_not_finite_is_gone_half_back(evaluator: Evaluator, bad: int, steps: int) -> None:
+    broken, record = Broken(InProcess(evaluator), 2, bad), Record()
+    found = climb(evaluator, record, executor=broken)
+    assert len(found.steps) == steps
+    assert len(set(broken.met)) == len(broken.met)  # no recipe twice
+    assert found.reason == ("NaN" if bad == 3 else "6 steps are the most")
+    assert climb(evaluator, Record(record.facts), executor=broken) == found
+    assert found.charged == len(broken.met) * charge({"a": range(8)})
 
 
 def test_what_has_no_slopes_ends_it() -> None:
