@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from io import StringIO
 from typing import Any
 
 import yaml
@@ -77,8 +78,10 @@ def load_yaml(text: str) -> Any:
 
 def load_documents(text: str) -> list[Any]:
     """All documents of the text as plain data. Raises yaml.YAMLError, also for values that cannot be made."""
+    stream = StringIO(text)
+    stream.name = "the file"  # as messages call it
     try:
-        return list(yaml.load_all(text, StrictLoader))
+        return list(yaml.load_all(stream, StrictLoader))
     except RecursionError:
         raise yaml.YAMLError("is nested too deeply") from None
     except (ValueError, KeyError, AttributeError, TypeError) as error:  # PyYAML's own constructors: 2020-13-45, !!int x

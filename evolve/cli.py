@@ -13,6 +13,7 @@ import signal
 import sys
 from collections.abc import Callable
 from functools import partial
+from importlib import metadata
 from pathlib import Path
 from types import ModuleType
 from typing import Annotated, Any, NoReturn
@@ -36,6 +37,19 @@ UNRECORDED = "\ninterrupted; what was scored until then is printed"
 
 SearchFile = Annotated[Path, typer.Argument(help="a search.yaml; see `evolve show config`")]
 RunFolder = Annotated[Path, typer.Argument(help="a run's folder, such as results/demo")]
+
+
+def version(asked: bool) -> None:
+    if asked:
+        print(f"merge-evolve {metadata.version('merge-evolve')}")
+        raise typer.Exit
+
+
+Version = Annotated[bool, typer.Option("--version", callback=version, is_eager=True, help="Show the version and exit.")]
+
+
+@app.callback()
+def options(version: Version = False) -> None: ...
 
 
 @app.command()

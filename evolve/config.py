@@ -195,7 +195,8 @@ def load_config(path: Path) -> SearchConfig:
     """The validated search.yaml at `path`. Raises ConfigError that lists all problems, one a line."""
     data = read_yaml(path, "search.yaml")
     if not isinstance(data, dict):
-        raise ConfigError(f"{path}: holds {type(data).__name__}, not keys and values; see `evolve show config`")
+        what = "is empty" if data is None else f"holds {type(data).__name__}, not keys and values"
+        raise ConfigError(f"{path}: {what}; see `evolve show config`")
     try:
         return SearchConfig.model_validate(data)
     except ValidationError as error:

@@ -22,6 +22,7 @@ from evolve.genome import Genetic, Genome, GenomeTask, read_genetic
 MOST_EVALUATIONS = 100  # mergekit-evolve's default of --max-fevals
 NORMALIZING = ("ties", "dare_ties", "linear")  # methods that it normalizes where nothing is said
 OPTIONS = (
+    "Of mergekit-evolve's command line, where these options were given:",
     "--max-fevals: is search.trials (here its default of 100), and is not exceeded",
     "--task-search-path: is score.include; put your folders there",
     "--random-seed, --timeout, --force-population-size: are seed, search.hours and search.population",

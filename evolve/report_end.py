@@ -99,10 +99,11 @@ def optimism_text(verdict: Told, figures: Figures, mixed: bool) -> str:
     before, after = shown(searched, "search", figures), figures.mean(row["metrics"])
     if not before:
         return ""
-    made = f", made out of {searched['name']}, which" if searched is not winner else ","
+    name = f"{searched['name']}, which the winner was made out of," if searched is not winner else ""
+    first, then = (f"{name[0].upper()}{name[1:]}", "the winner ") if name else (f"The winner, {winner['name']},", "")
     by = " by the objective" if mixed else ""
     return (
-        f"The winner, {winner['name']}{made} scored {before} on the search documents and {after} on the report "
+        f"{first} scored {before} on the search documents and {then}{after} on the report "
         f"documents{loss(searched, row, figures, mixed)}; where the first is better, the difference is luck and "
         f"fitting. Finalists are ranked on the selection documents alone{by}."
     )

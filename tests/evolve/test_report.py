@@ -415,7 +415,7 @@ def test_a_simplified_winner_tells_of_what_it_was_made_from() -> None:
         {"step": "1 decimal", "kept": False, "difference": None, "error": 0.0, "documents": 0},
     ]
     text = report_text(facts(verdict=told))
-    assert "The winner, trial 7, simplified, made out of trial 7, which scored 98.8 on the search documents" in text
+    assert "Trial 7, which the winner was made out of, scored 98.8 on the search documents and the winner " in text
     assert "(450 documents scored). Taken: without code (-0.1 ± 0.4)." in text
     assert "Refused: one block of layers (-5.0 ± 2.0); 1 decimal (failed)." in text
 
