@@ -52,15 +52,33 @@ def complete(arms: dict[str, Entries], seed: str) -> bool:
     return seed in arms["plain"] and all(seed in arms.get(arm, {}) for arm in TUNED)
 
 
+def regret(arm: str, arms: dict[str, Entries], seed: str) -> float | None:
+    """None where there is no reference above the best of what needs no search."""
+    reference, best = arms["plain"][seed].get("reference"), best_plain(arms, seed)[1]
+    if reference is None or reference <= best:
+        return None
+    return float((reference - arms[arm][seed]["report"]) / (reference - best))
+
+
+def ratio(arm: str, rival: str, arms: dict[str, Entries], seeds: list[str]) -> str:
+    """The arm's mean regret over the rival's, with its interval over seeds, the same ones for both."""
+    pairs = np.array(
+        [pair for seed in seeds if None not in (pair := (regret(arm, arms, seed), regret(rival, arms, seed)))], float
+    )
+    if len(pairs) < 3:
+        return "-"
+    draws = np.random.default_rng(0).integers(len(pairs), size=(RESAMPLES, len(pairs)))
+    means = pairs[draws].mean(axis=1)
+    low, high = np.quantile(means[:, 0] / means[:, 1], [0.025, 0.975])
+    return f"{pairs[:, 0].mean() / pairs[:, 1].mean():.2f} [{low:.2f}, {high:.2f}]"
+
+
 def row(arm: str, arms: dict[str, Entries]) -> str:
     entries = arms[arm]
     seeds = [seed for seed in entries if complete(arms, seed)]
     points = [entries[seed]["report"] - best_plain(arms, seed)[1] for seed in seeds]
-    regrets, against = [], "-"
-    for seed in seeds:
-        reference, best = arms["plain"][seed].get("reference"), best_plain(arms, seed)[1]
-        if reference is not None and reference > best:
-            regrets.append((reference - entries[seed]["report"]) / (reference - best))
+    regrets = [own for seed in seeds if (own := regret(arm, arms, seed)) is not None]
+    against, share = "-", "-"
     rivals = [name for name in OPPONENTS if name in arms]
     shared = [seed for seed in seeds if all(seed in arms[name] for name in rivals)]
     means = {name: np.mean([arms[name][seed]["report"] for seed in shared]) for name in rivals if shared}
@@ -69,6 +87,7 @@ def row(arm: str, arms: dict[str, Entries]) -> str:
         gaps = [entries[seed]["report"] - arms[rival][seed]["report"] for seed in shared]
         wins, losses = sum(gap > TIE for gap in gaps), sum(gap < -TIE for gap in gaps)
         against = f"{shown(gaps)}; {wins}/{len(gaps) - wins - losses}/{losses}"
+        share = ratio(arm, rival, arms, shared)
     claims = [(entries[seed]["claims"], gain > 0) for seed, gain in zip(seeds, points, strict=True)]
     made, true = sum(bool(claim) for claim, _ in claims), sum(bool(claim) and holds for claim, holds in claims)
     times = [entries[seed]["processor"] for seed in seeds if "processor" in entries[seed]]
@@ -78,6 +97,7 @@ def row(arm: str, arms: dict[str, Entries]) -> str:
         shown([entries[seed]["report"] for seed in seeds]),
         shown(points),
         shown(regrets, 1.0) if regrets else "-",
+        share,
         against,
         f"{made}, {true}" if any(claim is not None for claim, _ in claims) else "-",
         f"{np.mean([entries[seed]['documents'] for seed in seeds]):.0f}",
@@ -96,8 +116,9 @@ def table(name: str, arms: dict[str, Entries]) -> str:
         reference = arms["plain"][seed].get("reference")
         known = f"reference {100 * reference:.2f}" if reference is not None else "no reference yet"
         lines.append(f"- seed {seed}: best without a search {100 * value:.2f} ({best}), {known}")
-    head = "| arm | seeds | report | points | regret | against mergekit-evolve; wins/ties/losses | claims, true "
-    lines += ["", head + "| documents | processor, s |", "|---" * 9 + "|"]
+    names = ("arm", "seeds", "report", "points", "regret", "over mergekit-evolve's",
+             "against mergekit-evolve; wins/ties/losses", "claims, true", "documents", "processor, s")  # fmt: skip
+    lines += ["", f"| {' | '.join(names)} |", "|---" * len(names) + "|"]
     return "\n".join([*lines, *(row(arm, arms) for arm in searched)])
 
 
@@ -107,7 +128,8 @@ def main() -> None:
     notes = (
         "Made by `report.py` from `raw/`. Scores and points are hundredths; in brackets 95 % bootstrap intervals over"
         "\nseeds. `points`: over the best of base, sources, untuned and tuned plain merges on the same documents."
-        "\n`regret`: 0 is the reference, 1 that best. `against mergekit-evolve`: to the better of the two."
+        "\n`regret`: 0 is the reference, 1 that best; then its mean over that of mergekit-evolve's better variant, and the"
+        "\ndifference to that."
     )
     (HERE / "tables.md").write_text("\n\n".join(["# Tables", notes, *tables]) + "\n")
 
