@@ -128,8 +128,8 @@ def main() -> None:
     notes = (
         "Made by `report.py` from `raw/`. Scores and points are hundredths; in brackets 95 % bootstrap intervals over"
         "\nseeds. `points`: over the best of base, sources, untuned and tuned plain merges on the same documents."
-        "\n`regret`: 0 is the reference, 1 that best; then its mean over that of mergekit-evolve's better variant, and the"
-        "\ndifference to that."
+        "\n`regret`: 0 is the reference, 1 that best; then its mean over that of mergekit-evolve's better variant, and"
+        "\nthe difference to that."
     )
     (HERE / "tables.md").write_text("\n\n".join(["# Tables", notes, *tables]) + "\n")
 
