@@ -9,7 +9,7 @@ from textwrap import shorten
 
 from engine.errors import CheckpointError
 
-_HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*(/[\w.-]+)?$")
+HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*(/[\w.-]+)?$")
 _FILES = ["*.json", "model*.safetensors", "adapter_model.safetensors", "*.model", "*.txt", "*.jinja", "*.py"]
 _PICKLED_FILES = ["pytorch_model*.bin", "adapter_model.bin"]
 
@@ -76,7 +76,7 @@ def resolve(location: Location, *, token: str | None = None) -> Path:
         if location.revision:
             raise CheckpointError(f"{name}@{location.revision}: a local folder has no revisions; leave `@` away")
         return Path(name).expanduser()
-    if not _HUB_ID.match(name):
+    if not HUB_ID.match(name):
         raise CheckpointError(f"{name}: no such folder; give the folder of a model, or an id of the Hub")
     return _download(location, token)
 

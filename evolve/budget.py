@@ -30,13 +30,14 @@ class Budget:
             used += max(finished, default=start) - start
         return cls(search.trials, search.hours, search.documents, used, time.time())
 
-    def used_up(self, trials: int, spent: int, each: int) -> str:
-        """What of it does not bear one candidate of `each` documents more; "" where all of it does."""
+    def used_up(self, trials: int, spent: int, each: int, begun: int = 0) -> str:
+        """What of it does not bear one candidate of `each` documents more; "" where all of it does. `begun`: candidates
+        of a generation that it cut short, whose documents are not in `spent`."""
         if not self.candidates(min(trials, self.trials - 1)):
             return f"search.hours ({self.hours:g}) are over"
         if trials >= self.trials:
             return f"search.trials ({self.trials}) is used up"
-        return "" if self.times(each, spent) else f"search.documents ({self.documents}) is used up"
+        return "" if self.times(each, spent) > begun else f"search.documents ({self.documents}) is used up"
 
     def candidates(self, trials: int) -> int:
         """How many more candidates may be evaluated now, where there are `trials` already."""

@@ -40,8 +40,7 @@ class Log(Protocol):
 
 @dataclass(frozen=True)
 class Searched:
-    """The point that the optimizer believes in, why the search ended, and whether that is since going on was in
-    vain."""
+    """The point that the optimizer believes in, and why the search ended; `in_vain`: since it found nothing."""
 
     recommended: Point | None
     ended: str
@@ -69,7 +68,7 @@ def searched(study: Study, setting: Setting, log: Log, questions: int) -> Search
     )
     in_vain = any(answers)
     ended = IN_VAIN if in_vain else study.used_up or NOTHING_LEFT
-    if all(trial.origin.startswith(START) for trial in study.recorded):
+    if study.used_up and all(trial.origin.startswith(START) for trial in study.recorded):
         ended += NOT_BEGUN
     log.say(f"the search has ended: {ended}")
     return Searched(recommended, ended, in_vain)

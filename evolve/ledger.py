@@ -23,7 +23,7 @@ from evolve.trial import Failure, Trial
 from search_spaces.gene import Gene, Value
 
 SHOWN_GENES = 50
-SEARCH_ENDED = "search ended"  # the kind of events that tell why, and after how many trials
+START, SEARCH_ENDED = "start", "search ended"  # kinds of events; the second tells why, and after how many trials
 SQLITE_WAIT = 60  # seconds that a writer waits for another one's lock
 
 

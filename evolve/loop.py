@@ -46,7 +46,7 @@ def search(
     with suppress(Spent):
         opened = opening(study, normalize=normalize, floors=bool(floors))
         starts, begin = opened.starts, replace(problem, mean=opened.mean)
-        if climb is not None and opened.foot is not None:
+        if climb is not None and opened.foot is not None and study.goes_on:  # its points have to be scored
             climbed = climb(opened.foot, partial(study.decide, "slopes"))
             if climbed.points:
                 starts += study.score([proposal(study, point, GRADIENT) for point in climbed.points])

@@ -69,13 +69,10 @@ def opening(study: Study, *, normalize: bool, floors: bool = False) -> Opened:
     for name, trial in zip(merges, study.score(proposals(merges), keep=KEPT), strict=True):
         places[trial.id] = place_of(name, study.space)
     origin = EDIT if study.space.spec.order else START
-    known = {trial.digest: trial.id for trial in study.trials}
     points: dict[str, Proposal] = {}  # one for each recipe: genes that its method leaves aside make no other
     for point in study.space.start:
-        recipe = study.space.decode(point)
-        if recipe.digest in known:
-            places[known[recipe.digest]] = point
-        else:
+        if point not in places.values():
+            recipe = study.space.decode(point)
             points.setdefault(recipe.digest, Proposal(recipe, origin + start_name(study.space, point), point))
     starts = study.score([*points.values()], keep=KEPT)
     places |= {trial.id: trial.point for trial in starts}

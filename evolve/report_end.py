@@ -72,13 +72,28 @@ def finalist_text(verdict: Told, figures: Figures, opening: str) -> str:
         cells += ["" if value is None else f"{value:.4f}" for value in values]
         cells += [figures.metric(finalist["violation"]) if finalist["violation"] else ""] if floors else []
         lines.append(f"| {' | '.join(cells)} |")
-    notes = [dropped_text(verdict), optimism_text(verdict, figures, mixed)]
+    notes = [rested_text(finalists), dropped_text(verdict), optimism_text(verdict, figures, mixed)]
     if opening:
         notes.append(
             f"The winner is a candidate that the search began with: {opening}. Nothing that the search found "
             "afterwards was better on the selection documents."
         )
     return "\n\n".join(["\n".join(lines), *filter(None, notes)])
+
+
+def rested_text(finalists: Sequence[Told]) -> str:
+    """Why the first is not the highest, where it is not."""
+    first, second = (finalists[0], finalists[1]) if len(finalists) > 1 else (finalists[0], finalists[0])
+    if (
+        first.get("of")
+        or first["selection"] >= second["selection"]
+        or first.get("violation") != second.get("violation")
+    ):
+        return ""
+    return (
+        f"{first['name']} rests on the scores of many candidates; {second['name']}, a single one, is not better by a "
+        "standard error of the paired difference."
+    )
 
 
 def dropped_text(verdict: Told) -> str:

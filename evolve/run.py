@@ -79,7 +79,8 @@ def drive(config: SearchConfig, findings: Findings, ledger: Ledger, lease: Lease
             Figures(setting.objective).trial, lambda trial: value_of(trial.parts, study.objective.weights), before
         )
         found = searched(study, setting, log, len(ledger.events("worth")))
-        record_end(ledger, found, len(study.recorded))
+        lease.check()
+        ledger.add_event(SEARCH_ENDED, trials=len(study.recorded), reason=found.ended)
         verdict = finish(config, findings, ledger, lease, executor, study.recorded, found, log)
     finally:
         executor.close()
@@ -107,14 +108,6 @@ def finish(
     ledger.set_attribute("verdict", result)
     write_report(config, findings, ledger, trials, result, winner)
     return result
-
-
-def record_end(ledger: Ledger, found: Searched, trials: int) -> None:
-    """An event, unless the last one of an earlier start says the same."""
-    facts = {"trials": trials, "reason": found.ended}
-    events = ledger.events(SEARCH_ENDED)
-    if not events or any(events[-1][key] != value for key, value in facts.items()):
-        ledger.add_event(SEARCH_ENDED, **facts)
 
 
 def write_inputs(config: SearchConfig, findings: Findings) -> None:

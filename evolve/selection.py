@@ -26,8 +26,8 @@ RESTED = ("mean", "climbed")  # kinds that rest on the scores of many candidates
 
 @dataclass(frozen=True)
 class Selection:
-    """`ranked`: those with all selection documents, the winner first; `dropped`: those that stopped early, with the
-    scores they had; `measures`: by name, of the ranked."""
+    """`ranked`: those with all selection documents, the winner first (see `rested`), the others by score; `dropped`:
+    those that stopped early, with the scores they had; `measures`: by name, of the ranked."""
 
     ranked: tuple[Finalist, ...]
     dropped: tuple[Finalist, ...]

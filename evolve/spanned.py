@@ -37,7 +37,7 @@ def spanned(wanted: Space, base: Checkpoint, family: Family, seed: int) -> Searc
     check_parameters(wanted)
     modules = usual_modules(wanted, base) if wanted.modules is None else wanted.modules
     check_modules(modules, base)
-    check_scale(wanted)
+    check_factors(wanted)
     check_subset(wanted, family)
     kind, count = depth_of(wanted.layers)
     if kind == "blocks" and count > family.layers:
@@ -103,7 +103,7 @@ def check_modules(modules: tuple[str, ...], base: Checkpoint) -> None:
             )
 
 
-def check_scale(wanted: Space) -> None:
+def check_factors(wanted: Space) -> None:
     scaled = [name for name in METHODS if has_scale(METHODS[name])]
     for key, value in (("scale", wanted.scale), ("negative", wanted.negative)):
         if value and not set(wanted.method) & set(scaled):

@@ -9,7 +9,7 @@ from pathlib import Path
 from evolve.config import SearchConfig
 from evolve.figures import Figures, recorded_figures
 from evolve.guard import holder_of, load_run, storage_url
-from evolve.ledger import SEARCH_ENDED, Ledger
+from evolve.ledger import SEARCH_ENDED, START, Ledger
 from evolve.report import headline, where
 from evolve.trial import Trial
 from tasks.objective import total_of
@@ -25,21 +25,21 @@ def status(folder: Path) -> None:
     print(f"driver: {holder or 'none at work'}")
     figures = recorded_figures(ledger, config)
     weights = weights_of(ledger, config, figures)
-    ended, verdict = ended_after(ledger, len(trials)), ledger.attribute("verdict")
+    ended, verdict = why_ended(ledger), ledger.attribute("verdict")
     for line in facts(trials, config, figures, weights, driven=holder is not None and not ended):
         print(line)
     if ended:
         print(f"the search has ended: {ended}")
-    if ended and not verdict:
+    if ended and (holder or not verdict):
         print("finalists, checkpoint and report are to come" + ("" if holder else "; `evolve run` goes on with them"))
-    if verdict:
+    elif verdict:
         print(f"{headline(verdict, figures)}\n{where(folder)}")
 
 
-def ended_after(ledger: Ledger, trials: int) -> str:
-    """Why the search ended after so many trials; "" where it has not."""
-    events = ledger.events(SEARCH_ENDED)
-    return str(events[-1]["reason"]) if events and events[-1]["trials"] == trials else ""
+def why_ended(ledger: Ledger) -> str:
+    """Why the search of the last start ended; "" where it has not."""
+    events = [event for event in ledger.events() if event["kind"] in (START, SEARCH_ENDED)]
+    return str(events[-1]["reason"]) if events and events[-1]["kind"] == SEARCH_ENDED else ""
 
 
 def weights_of(ledger: Ledger, config: SearchConfig, figures: Figures) -> dict[str, float] | None:

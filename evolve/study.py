@@ -85,8 +85,13 @@ class Study:
     @property
     def used_up(self) -> str:
         """What of the budget bears no candidate more; "" where all of it does."""
-        cut = sum(trial.documents for place, trial in self._known.items() if place >= len(self.trials))
-        return self._budget.used_up(len(self._known), self.documents + cut, self.draws.size)
+        begun = len(self._known) - len(self.trials)
+        return self._budget.used_up(len(self._known), self.documents, self.draws.size, begun)
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether there is a candidate more, on record or in the budget."""
+        return len(self._known) > len(self.trials) or self._budget.candidates(len(self._known)) > 0
 
     def affords(self, documents: int) -> bool:
         """Whether the budget bears so many documents more."""

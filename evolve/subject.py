@@ -23,6 +23,7 @@ from engine.lookup import lookup
 from engine.methods import METHODS
 from engine.plan import Plan, plan
 from engine.recipe import Recipe
+from engine.reference import HUB_ID, parse_reference
 from engine.stages import Stage, merge_stages
 from evolve.errors import EvolveError, ModelError
 from evolve.merging import read_recipes
@@ -78,15 +79,17 @@ def problem_of(reference: str) -> str | None:
             for stage in stages:
                 lookup(METHODS, stage.recipe.merge_method, "merge method")
             names = [name for stage in stages for name in stage.recipe.references]
+        parts = [part for name in names for part in locations(name)]
     except (EngineError, EvolveError) as error:
         return str(error)
-    gone = next((name for name in names if is_folder(name) and not Path(name.partition("+")[0]).exists()), None)
-    return None if gone is None else f"{gone}: there is no such folder"
+    gone = [part for part in parts if not HUB_ID.match(part) and not Path(part).expanduser().exists()]
+    return f"{gone[0]}: there is no such folder" if gone else None
 
 
-def is_folder(reference: str) -> bool:
-    """Whether it can name nothing else: a Hub id is `owner/name`."""
-    return not Path(reference).exists() and (reference[:1] in "./~" or reference.count("/") > 1)
+def locations(name: str) -> list[str]:
+    """Folders or Hub ids of a model and its adapter."""
+    reference = parse_reference(name)
+    return [part.name for part in (reference.model, reference.adapter) if part is not None]
 
 
 @contextmanager

@@ -106,12 +106,11 @@ class Registry:
         found = self._find(name)
         if found is not None:
             return found
-        if problem := next((problem for each in self._own if (problem := each.unreadable())), None):
-            raise UnknownTask(f"task {name!r}: no such task, but {problem}")
         hint = next((hint for each in (*self._own, builtin()) if (hint := did_you_mean(name, each.names))), "")
         own = ", ".join(sorted({known for each in self._own for known in each.names})[:20]) or "none"
         advice = hint or "; name a task of the include folders or one of lm-eval's own"
-        raise UnknownTask(f"task {name!r}: no such task{advice} (in the include folders: {own})")
+        unread = "".join(f"; {problem}" for each in self._own if (problem := each.unreadable()))
+        raise UnknownTask(f"task {name!r}: no such task{advice} (in the include folders: {own}){unread}")
 
     def __contains__(self, name: str) -> bool:
         return self._find(name) is not None

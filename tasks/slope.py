@@ -73,7 +73,7 @@ class Slope:
         questions = self._questions(which, only)
         if not questions:
             raise TaskError("no task has right answers that could be made likelier; search without slopes")
-        asked = Asked(questions, document_weights(questions, self._objective.weights), self._forward.device)
+        answered = Answered(questions, document_weights(questions, self._objective.weights), self._forward.device)
         requests = [request for question in questions for request in question.requests]
         together, apart = (self._planned(requests, share=share, worth=PASS) for share in (True, False))
         answers = apart.blank(self._forward)
@@ -83,16 +83,16 @@ class Slope:
             batches = together.batches(missing, tokens, self._forward)
             if any(batch.trunk or batch.kept for batch in batches):  # graphs of several passes would hang together
                 batches = apart.batches(missing, tokens, self._forward)
-            for number in asked.split(batches):
+            for number in answered.split(batches):
                 own = self._planned(questions[number].requests, share=True)
-                asked.learn(number, [each.total for each in own.ask(self._forward, self._allowance)])
+                answered.learn(number, [each.total for each in own.ask(self._forward, self._allowance)])
             for batch in batches:
                 with gathering():
-                    asked.climbed(batch, self._logprob(batch)).backward()  # type: ignore[no-untyped-call]
+                    answered.objective_of(batch, self._logprob(batch)).backward()  # type: ignore[no-untyped-call]
                 answers.there[batch.place] = True
 
         self._allowance.within(work)
-        return asked.value, len(questions)
+        return answered.value, len(questions)
 
     def _questions(self, which: SetName, only: Mapping[str, Collection[int]] | None) -> list[Question]:
         goals = {goal.task: goal for goal in self._objective.goals if goal.weight > 0}
@@ -124,7 +124,7 @@ class Slope:
         return chosen
 
 
-class Asked:
+class Answered:
     """What the answers to questions add up to. `weights`: of the questions.
 
     Requests are numbered through all questions, and so are the tokens of their answers (`Batch.place`).
@@ -161,7 +161,7 @@ class Asked:
         own = torch.tensor(slopes, dtype=torch.float32).repeat_interleave(self._sizes[number]) * weight
         self._factors[self._first[number] : self._first[number] + len(own)] = own
 
-    def climbed(self, batch: Batch, logprob: torch.Tensor) -> torch.Tensor:
+    def objective_of(self, batch: Batch, logprob: torch.Tensor) -> torch.Tensor:
         """What has the gradient that the batch adds to the value's. `logprob`: by answer of the batch."""
         found = torch.zeros(len(self._question), dtype=torch.float64)
         found[batch.place.cpu()] = logprob.detach().double().cpu()

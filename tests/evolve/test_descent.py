@@ -186,13 +186,15 @@ class Broken:
     def close(self) -> None: ...
 
 
-@pytest.mark.parametrize(("bad", "steps"), [(1, 5), (2, 4), (3, 2)])
+@pytest.mark.parametrize(("bad", "steps"), [(1, 6), (2, 6), (3, 2)])
 def test_a_step_that_is_not_finite_is_gone_half_back(evaluator: Evaluator, bad: int, steps: int) -> None:
     broken, record = Broken(InProcess(evaluator), 2, bad), Record()
     found = climb(evaluator, record, executor=broken)
     assert len(found.steps) == steps
     assert len(set(broken.met)) == len(broken.met)  # no recipe twice
     assert found.reason == ("NaN" if bad == 3 else "6 steps are the most")
+    failed = broken.met[2 : 2 + bad]
+    assert not {evaluator._setting.space.decode(point).digest for point in found.points} & {*failed}
     assert climb(evaluator, Record(record.facts), executor=broken) == found
     assert found.charged == len(broken.met) * charge({"a": range(8)})
 

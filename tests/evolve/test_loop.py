@@ -21,7 +21,7 @@ from evolve.config import Search
 from evolve.draws import Draws
 from evolve.errors import RunError
 from evolve.ledger import Ledger
-from evolve.loop import generations, ranked
+from evolve.loop import generations, proposal, ranked
 from evolve.opening import most_candidates, opening
 from evolve.optimizers import OPTIMIZERS
 from evolve.optimizers.optimizer import Problem
@@ -271,6 +271,32 @@ def test_genes_that_a_method_leaves_aside_make_no_further_candidates(folder: Mak
     assert digests
     assert set(digests.values()) == {1}
     assert len(study.trials) <= most_candidates(space)
+
+
+def test_a_generation_that_the_budget_cuts_used_it_up(folder: Make) -> None:
+    """Also where its candidates failed, which costs no documents."""
+    each = DOCUMENTS * len(WEIGHTS)
+    ledger = Ledger(f"sqlite:///{folder('run') / 'study.db'}", "run")
+    budget = Budget.of(Search(trials=99, documents=7 * each), [], [])
+    workers = Workers(lambda recipe: Failure("merge", "no") if recipe.models else judge(recipe))
+    study = Study(space_of(), workers, ledger, budget, OBJECTIVE, DRAWS, watcher=Silent(), check=lambda: None)
+    assert study.used_up == ""
+    models = [proposal(study, (0.1 * n,) * len(study.space.genes), "search") for n in range(9)]
+    with pytest.raises(Spent):
+        study.score(models)
+    assert len(study.recorded) == 7
+    assert study.used_up == f"search.documents ({7 * each}) is used up"
+
+
+def test_an_opening_scores_every_plain_merge_once(folder: Make) -> None:
+    space = space_of()
+    ledger = Ledger(f"sqlite:///{folder('run') / 'study.db'}", "run")
+    study = Study(space, Workers(), ledger, Budget.of(Search(), [], []), OBJECTIVE, DRAWS, watcher=Silent(),
+                  check=lambda: None)  # fmt: skip
+    opening(study, normalize=False)
+    origins = [trial.origin.removeprefix("start: ") for trial in study.trials]
+    assert {"base", "uniform average", "task arithmetic, weight 0.3"} <= {*origins}
+    assert not {"task_arithmetic, weight 0.5", "task_arithmetic, weight 0.3"} & {*origins}
 
 
 def test_the_budget_of_hours_counts_earlier_starts() -> None:

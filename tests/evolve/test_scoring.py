@@ -25,7 +25,7 @@ from engine.write import merge_to_folder
 from evolve.errors import ConfigError
 from evolve.score_options import gen_kwargs
 from evolve.score_table import short
-from evolve.subject import labels
+from evolve.subject import labels, problem_of
 from tasks.score import Scorer
 from tests.tasks.conftest import CHAT, choice_documents, text_documents, write_task
 
@@ -514,6 +514,13 @@ def test_what_is_not_done_is_told_once(score: Score, folder: Path, tmp_path: Pat
     assert [line for line in err.splitlines() if line.startswith("note: ")] == [f"note: {n}" for n in data["notes"]]
     assert data["settings"]["include"] == [str(folder), str(tmp_path)]
     assert data["versions"]["torch"] == metadata.version("torch")
+
+
+@pytest.mark.parametrize(
+    "reference", ["org/model", "org/a+org/b", "org/model@refs/pr/1", "gpt2", BASE, f"{BASE}+org/b"]
+)
+def test_what_may_be_had_from_the_hub_is_not_missed(reference: str) -> None:
+    assert problem_of(reference) is None
 
 
 def test_what_cannot_be_scored_is_told_before_anything_is(score: Score, tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from evolve.evaluator import Evaluator
 from evolve.trial import Failure, Job, Slopes
 from tasks.batch import Batch
 from tasks.memory import Allowance
-from tasks.slope import Asked
+from tasks.slope import Answered
 from tasks.spec import SMALLEST
 
 DEMO = Path(__file__).parents[2] / "tasks" / "demo"
@@ -221,13 +221,13 @@ def test_choices_in_several_passes_give_the_same(tmp_path: Path, monkeypatch: py
     }
     (tmp_path / "long_choices.yaml").write_text(yaml.safe_dump(task))
     split: list[int] = []
-    original = Asked.split
+    original = Answered.split
 
-    def watched(self: Asked, batches: Sequence[Batch]) -> list[int]:
+    def watched(self: Answered, batches: Sequence[Batch]) -> list[int]:
         split.extend(found := original(self, batches))
         return found
 
-    monkeypatch.setattr(Asked, "split", watched)
+    monkeypatch.setattr(Answered, "split", watched)
     own = {"tasks": [{"task": "long_choices", "metric": "acc"}], "include": [str(tmp_path)]}
     own["documents"] = {"search": 2, "selection": 2, "report": 2}
     whole, narrow = (

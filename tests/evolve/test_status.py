@@ -14,13 +14,11 @@ import pytest
 import yaml
 
 from evolve.config import SearchConfig
-from evolve.course import Searched
 from evolve.errors import RunError
 from evolve.figures import Figures
 from evolve.guard import sole_driver
-from evolve.ledger import SEARCH_ENDED
+from evolve.ledger import SEARCH_ENDED, START
 from evolve.reporting import report
-from evolve.run import record_end
 from evolve.status import best_of, facts, status, weights_of
 from evolve.trial import Failure, Trial
 from search_spaces.gene import Gene
@@ -64,10 +62,11 @@ def test_a_run_at_rest(config: SearchConfig, capsys: pytest.CaptureFixture[str])
 
 def test_a_search_that_has_ended(config: SearchConfig, capsys: pytest.CaptureFixture[str]) -> None:
     with sole_driver(config) as (ledger, _):
-        record_end(ledger, Searched(None, "search.trials (3) is used up"), 3)
-        record_end(ledger, Searched(None, "search.trials (5) is used up"), 5)
-        record_end(ledger, Searched(None, "search.trials (5) is used up"), 5)
-        assert [event["trials"] for event in ledger.events(SEARCH_ENDED)] == [3, 5]
+        ledger.add_event(SEARCH_ENDED, trials=5, reason="search.trials (5) is used up")
+        ledger.add_event(START, trials=5)  # with a larger budget
+        status(config.folder)
+        assert "ended" not in capsys.readouterr().out
+        ledger.add_event(SEARCH_ENDED, trials=5, reason="search.trials (5) is used up")
         status(config.folder)
     at_work = capsys.readouterr().out.splitlines()
     assert at_work[-2:] == [

@@ -95,8 +95,12 @@ def test_faults_of_groups(folder: Path) -> None:
 
 
 def test_a_file_that_cannot_be_read_is_named_where_a_task_is_missing(folder: Path) -> None:
+    (folder / "a_list.yaml").write_text("[1, 2]")  # no task, and no fault
+    with pytest.raises(UnknownTask) as sound:
+        TaskLibrary([folder]).load("nix")
+    assert ".yaml" not in str(sound.value)
     (folder / "broken.yaml").write_text("task: x\noutput_type: [")
-    with pytest.raises(UnknownTask, match=r"task 'nix': no such task, but .*broken\.yaml: ParserError.*; mend"):
+    with pytest.raises(UnknownTask, match=r"task 'nix': no such task; .*broken\.yaml: is not valid YAML"):
         TaskLibrary([folder]).load("nix")
     assert TaskLibrary([folder]).load("pick").config.task == "pick"
 
