@@ -83,12 +83,9 @@ def finalist_text(verdict: Told, figures: Figures, opening: str) -> str:
 
 def rested_text(finalists: Sequence[Told]) -> str:
     """Why the first is not the highest, where it is not."""
-    first, second = (finalists[0], finalists[1]) if len(finalists) > 1 else (finalists[0], finalists[0])
-    if (
-        first.get("of")
-        or first["selection"] >= second["selection"]
-        or first.get("violation") != second.get("violation")
-    ):
+    first, second = finalists[0], finalists[min(1, len(finalists) - 1)]
+    floors = first.get("violation") != second.get("violation")
+    if first.get("of") or floors or first["selection"] >= second["selection"]:
         return ""
     return (
         f"{first['name']} rests on the scores of many candidates; {second['name']}, a single one, is not better by a "
