@@ -25,7 +25,7 @@ from evolve.preflight import Findings
 from evolve.trial import Evaluation, Failure, Job
 
 POOL, DOCUMENTS = 500, {"selection": 60, "report": 1000}  # a skill; the report's are for the claim, and not charged
-SEARCHING = 0.78  # of the budget; the rest is for finalists, which are twelve at most in all families
+SEARCHING = 0.78  # of the budget; the rest is for finalists: twelve, or more where nothing can be told apart (C1)
 
 
 class Counting:
