@@ -32,6 +32,10 @@ from tasks.objective import Measures, Objective, Utilities, differences, mean_ov
 
 WINNER, BEST = "the winner", "the run's best"
 SHOWN = 20  # candidates in the table, without --all
+SAMPLED = (
+    "generations met other documents (search.sample), so scores compare only roughly; gaps are on the documents that "
+    "both candidates met, `-` where these are too few"
+)
 NORMAL = 1.959964  # standard errors to each side of a 95 % interval
 
 
@@ -81,6 +85,8 @@ def rerank(folder: Path, weights: str | None, objective: str | None, whole: bool
         print(f"unfinished: {len(trials)} of {config.search.trials} candidates are scored, and none has won yet")
     for line in table(shown, asked, missing):
         print(line)
+    if config.search.sample is not None:
+        print(SAMPLED)
     if len(shown) < len(rows):
         print(f"{len(rows) - len(shown)} more candidates are scored: --all shows them")
 

@@ -69,7 +69,8 @@ def facts(
     if best is not None:
         lines.append(
             f"best on the search documents: {figures.trial(best)} "
-            f"(candidate {best.id}; overstated, being the best of many)"
+            f"(candidate {best.id}; overstated, being the best of many"
+            f"{'; generations met other documents, so values compare only roughly' * bool(config.search.sample)})"
         )
         if best.loglikelihoods:
             answers = ", ".join(f"{task} {value:.4f}" for task, value in best.loglikelihoods.items())

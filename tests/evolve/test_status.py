@@ -78,6 +78,12 @@ def test_a_search_that_has_ended(config: SearchConfig, capsys: pytest.CaptureFix
     assert capsys.readouterr().out.splitlines()[-1].endswith("are to come; `evolve run` goes on with them")
 
 
+def test_values_on_other_documents_are_said_to_be_that(config: SearchConfig) -> None:
+    drawn = config.model_copy(update={"search": config.search.model_copy(update={"sample": 4})})
+    told = [facts([trial(0, 0.5, 1.0)], each, FIGURES, {"t": 1.0}, driven=False)[0] for each in (config, drawn)]
+    assert told[1] == told[0].removesuffix(")") + "; generations met other documents, so values compare only roughly)"
+
+
 def test_a_run_at_work(config: SearchConfig, capsys: pytest.CaptureFixture[str]) -> None:
     with sole_driver(config):
         status(config.folder)
