@@ -112,7 +112,7 @@ def test_a_wrong_value_names_its_key(
 FILES = {
     "binary": (b"\x00\xff\xfe\x80", "cannot be read"),
     "nul": (b"\0\0\0", "is not valid YAML"),
-    "empty": (b"", "not keys and values"),
+    "empty": (b"", "is empty"),
     "tabs": (b"name:\tx\nmodels:\n\tbase: y\n", "line 3"),
     "list": (b"- 1\n", "holds list"),
     "deep": (b"{a: " * 3000 + b"1" + b"}" * 3000, "nested too deeply"),
