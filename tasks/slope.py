@@ -164,8 +164,9 @@ class Answered:
     def objective_of(self, batch: Batch, logprob: torch.Tensor) -> torch.Tensor:
         """What has the gradient that the batch adds to the value's. `logprob`: by answer of the batch."""
         found = torch.zeros(len(self._question), dtype=torch.float64)
-        found[batch.place.cpu()] = logprob.detach().double().cpu()
-        for number in dict.fromkeys(self._question[batch.place.cpu()].tolist()):
+        places = batch.place.cpu()
+        found[places] = logprob.detach().double().cpu()
+        for number in dict.fromkeys(self._question[places].tolist()):
             if number not in self._values:
                 first, sizes = self._first[number], self._sizes[number]
                 parts = torch.split(found[first : first + int(sizes.sum())], sizes.tolist())
