@@ -15,7 +15,7 @@ import socket
 import threading
 import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import ray
@@ -83,34 +83,50 @@ class RayExecutor:
         workers = self._workers
         return f"{workers.text}, on Ray ({self._config.run.address})"
 
-    def run(self, jobs: Sequence[Job]) -> Iterator[tuple[Job, Evaluation]]:
-        waiting = [(job, 1) for job in reversed(jobs)]
+    def run(self, jobs: Iterable[Job]) -> Iterator[tuple[Job, Evaluation]]:
+        source: Iterator[Job] | None = iter(jobs)
+        again: list[tuple[Job, int]] = []  # whose worker was lost, with the number of the try to come
+        come: list[Any] = []  # answers that are not handed on yet
         busy: dict[Any, tuple[Any, Job, int]] = {}
         deadline = time.monotonic() + PLACING
-        while waiting or busy:
-            while waiting and self._idle:
-                actor = self._idle.pop()
-                job, tries = waiting.pop()
-                busy[actor.evaluate.remote(job)] = (actor, job, tries)
-            if busy:
-                deadline = time.monotonic() + PLACING
-            elif time.monotonic() > deadline:
-                raise self._nowhere()
-            for reference in self._finished({each: actor for each, (actor, _, _) in busy.items()}):
+        try:
+            while source is not None or again or busy:
+                while self._idle and (again or source is not None):
+                    job, tries = again.pop() if again else (next(source, None) if source is not None else None, 1)
+                    if job is None:
+                        source = None
+                        break
+                    actor = self._idle.pop()  # the one that has just finished may hold this candidate's weights
+                    busy[actor.evaluate.remote(job)] = (actor, job, tries)
+                if not (busy or again or source is not None):
+                    return
+                if busy:
+                    deadline = time.monotonic() + PLACING
+                elif time.monotonic() > deadline:
+                    raise self._nowhere()
+                come = come or self._finished({each: actor for each, (actor, _, _) in busy.items()})
+                if not come:
+                    continue
+                # One at a time: what is asked for next may depend on it.
+                reference = come.pop(0)
                 if reference in self._starting:
                     self._settle(reference)
-                    continue
-                actor, job, tries = busy.pop(reference)
-                evaluation = answer(reference)
-                if evaluation.outcome == LOST:
-                    self._replace(actor)
-                    self._doubt()
-                    if tries < ATTEMPTS:
-                        waiting.append((job, tries + 1))
-                        continue
-                else:
-                    self._idle.append(actor)
-                yield job, evaluation
+                elif reference in busy:
+                    actor, job, tries = busy.pop(reference)
+                    evaluation = answer(reference)
+                    if evaluation.outcome == LOST:
+                        self._replace(actor)
+                        self._doubt()
+                        if tries < ATTEMPTS:
+                            again.append((job, tries + 1))
+                            continue
+                    else:
+                        self._idle.append(actor)
+                    yield job, evaluation
+        finally:
+            # Whoever looks no further leaves workers at work: they are asked again once they have answered.
+            for actor, _, _ in busy.values():
+                self._starting[actor.machine.remote()] = actor
 
     def close(self) -> None:
         self._stack.close()  # ends Ray, or leaves the cluster; the actors end with it

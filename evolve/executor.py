@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from typing import Protocol
 
 from evolve.evaluator import Evaluator
@@ -12,9 +12,14 @@ ATTEMPTS = 2  # a job whose worker raises or dies is tried once more, then it is
 
 
 class Executor(Protocol):
-    """`run` yields each job with what came of it, as they finish, in any order."""
+    """`run` yields each job with what came of it, as they finish, in any order.
 
-    def run(self, jobs: Sequence[Job]) -> Iterator[tuple[Job, Evaluation]]: ...
+    `jobs` is pulled when a worker is free for one more and what was yielded before has been taken, so a generator may
+    decide then what comes next; where it ends, there is nothing more to do. The worker that has just finished gets the
+    job that is pulled next, and a job that is tried once more goes before new ones.
+    """
+
+    def run(self, jobs: Iterable[Job]) -> Iterator[tuple[Job, Evaluation]]: ...
 
     def close(self) -> None: ...
 
@@ -25,7 +30,7 @@ class InProcess:
     def __init__(self, evaluator: Evaluator) -> None:
         self._evaluator = evaluator
 
-    def run(self, jobs: Sequence[Job]) -> Iterator[tuple[Job, Evaluation]]:
+    def run(self, jobs: Iterable[Job]) -> Iterator[tuple[Job, Evaluation]]:
         for job in jobs:
             yield job, attempt(self._evaluator, job)
 

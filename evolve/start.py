@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
+from itertools import chain
 
 from evolve.config import SearchConfig
 from evolve.executor import Executor, InProcess
@@ -29,11 +30,14 @@ class LazyExecutor:
     def started(self) -> bool:
         return self._executor is not None
 
-    def run(self, jobs: Sequence[Job]) -> Iterator[tuple[Job, Evaluation]]:
-        if jobs:
-            if self._executor is None:
-                self._executor = self._start()
-            yield from self._executor.run(jobs)
+    def run(self, jobs: Iterable[Job]) -> Iterator[tuple[Job, Evaluation]]:
+        source = iter(jobs)
+        first = next(source, None)
+        if first is None:  # no worker is started for nothing
+            return
+        if self._executor is None:
+            self._executor = self._start()
+        yield from self._executor.run(chain([first], source))
 
     def close(self) -> None:
         if self._executor is not None:
