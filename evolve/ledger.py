@@ -7,7 +7,7 @@ parameters, for dashboards. Decisions are events: attributes of the study named 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any
@@ -33,6 +33,7 @@ class Ledger:
     def __init__(self, url: str, name: str, *, must_exist: bool = False) -> None:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self.url, self.name = url, name
+        self.hear: Callable[[dict[str, Any]], None] = lambda event: None  # told of every event once it is recorded
         arguments = {"connect_args": {"timeout": SQLITE_WAIT}} if url.startswith("sqlite") else {"pool_pre_ping": True}
         check_url(url)
         with storage_errors(url):
@@ -88,7 +89,9 @@ class Ledger:
 
     def add_event(self, kind: str, **facts: Any) -> None:
         number = len(self.events())
-        self.set_attribute(f"event:{number:06d}", {"kind": kind, "at": time.time(), **facts})
+        event = {"kind": kind, "at": time.time(), **facts}
+        self.set_attribute(f"event:{number:06d}", event)
+        self.hear(event)
 
 
 def storage_names(storage: RDBStorage) -> list[str]:
