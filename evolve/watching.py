@@ -1,0 +1,54 @@
+"""Who listens while a run is driven: its log, from before the first candidate until this start of the run ends."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib import metadata
+from typing import Any
+
+from evolve.config import SearchConfig
+from evolve.credentials import secrets_of
+from evolve.environment import describe
+from evolve.ledger import Ledger
+from evolve.preflight import Findings
+from evolve.progress import ProgressLog
+from evolve.run_log import NAME, RunLog
+
+
+@contextmanager
+def watched(config: SearchConfig, findings: Findings, ledger: Ledger, log: ProgressLog) -> Iterator[None]:
+    """What is told within the block stands in the run's log, and how the block ended. Raises RunError."""
+    run_log = RunLog(config.folder / NAME, secrets_of(config.run.storage))
+    run_log.hear("start", start_fields(config, findings))
+    log.listen(run_log)
+    ledger.hear = lambda event: log.tell("decision", {key: each for key, each in event.items() if key != "at"})
+    try:
+        yield
+    except KeyboardInterrupt:
+        log.tell("interrupted", {})
+        raise
+    except BaseException as error:
+        log.tell("failed", {"error": type(error).__name__, "message": str(error)})
+        raise
+    else:
+        log.tell("end", {})
+    finally:
+        run_log.close()
+
+
+def start_fields(config: SearchConfig, findings: Findings) -> dict[str, Any]:
+    """`workers` is None where a cluster decides."""
+    workers, surroundings = findings.workers, describe()
+    return {
+        "version": metadata.version("merge-evolve"),
+        "process": os.getpid(),
+        "name": config.name,
+        "workers": None
+        if workers is None
+        else {"count": workers.count, "threads": workers.threads, "gpus": workers.gpus},
+        "address": config.run.address,
+        "budget": {"trials": config.search.trials, "hours": config.search.hours, "documents": config.search.documents},
+        **{name: surroundings[name] for name in ("python", "platform", "cores", "versions")},
+    }
