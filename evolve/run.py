@@ -32,6 +32,7 @@ from evolve.report_facts import Facts
 from evolve.start import LazyExecutor
 from evolve.study import Study, value_of
 from evolve.trial import Trial
+from evolve.watching import watched
 from search_spaces.assemble import labels
 
 LARGER = "; a larger budget, such as search.trials, goes on with it"
@@ -45,7 +46,7 @@ def run(path: Path, threads: int | None = None) -> None:
         log.say(f"{config.name}: checking models, tasks and space")
         findings = preflight(config, log.say, threads)
         config = resolved(config, findings.setting.population)
-        with sole_driver(config) as (ledger, lease):
+        with sole_driver(config) as (ledger, lease), watched(config, findings, ledger, log):
             drive(config, findings, ledger, lease, log)
 
 
@@ -59,7 +60,8 @@ def drive(config: SearchConfig, findings: Findings, ledger: Ledger, lease: Lease
     ledger.set_attribute("objective", asdict(setting.objective))
     before = ledger.trials()
     budget = Budget.of(config.search, before, ledger.events("start"))
-    ledger.add_event("start", trials=len(before))
+    count = None if findings.workers is None else findings.workers.count
+    ledger.add_event("start", trials=len(before), workers=count)
     ended = ledger.attribute("verdict") is not None
     workers = LazyExecutor(config, findings, log.say)
     executor = Remembering(workers, Items(config.folder / "items"), Keys(setting))
@@ -76,7 +78,10 @@ def drive(config: SearchConfig, findings: Findings, ledger: Ledger, lease: Lease
             check=lease.check,
         )
         log.show_trials(
-            Figures(setting.objective).trial, lambda trial: value_of(trial.parts, study.objective.weights), before
+            Figures(setting.objective).trial,
+            lambda trial: value_of(trial.parts, study.objective.weights),
+            before,
+            weights=lambda: study.objective.weights,
         )
         found = searched(study, setting, log, len(ledger.events("worth")))
         lease.check()
