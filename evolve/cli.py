@@ -20,7 +20,8 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-from evolve import merge_options, score_options
+from evolve import cluster_options, merge_options, score_options
+from evolve.interruption import INTERRUPTION
 from tasks.spec import BATCH_TOKENS
 
 app = typer.Typer(
@@ -53,11 +54,14 @@ def options(version: Version = False) -> None: ...
 
 
 @app.command()
-def run(search: SearchFile) -> None:
+def run(
+    search: SearchFile,
+    address: Annotated[str | None, typer.Option(help="in place of run.address: auto, host:6379, ray://host ...")] = None,
+) -> None:
     """Search, or go on where an earlier start stopped; ends with best.yaml, checkpoint/ and report.md."""
     from evolve.environment import asked_threads
 
-    execute("evolve.run", "run", search, asked_threads(), before=partial(config_of, search))
+    execute("evolve.run", "run", search, asked_threads(), address, before=partial(config_of, search))
 
 
 @app.command()
@@ -144,9 +148,13 @@ def score(
 
 
 @app.command()
-def status(folder: RunFolder) -> None:
-    """Say where a run stands."""
-    execute("evolve.status", "status", folder)
+def status(
+    folder: Annotated[Path, typer.Argument(help="a run's folder; or its search.yaml, where run.storage is a database")],
+    json: Annotated[bool, typer.Option("--json", help="one JSON object, for machines")] = False,
+    watch: Annotated[float | None, typer.Option(min=0.2, help="seconds: look again, until the run is over")] = None,
+) -> None:
+    """Say where a run stands: candidates, failures, rate, how busy the workers are, time left."""
+    execute("evolve.status", "status", folder, json, watch)
 
 
 @app.command()
@@ -246,7 +254,7 @@ def imported(module: str) -> ModuleType:
 
 def listen(handler: Callable[[int, object], None] | signal.Handlers) -> None:
     """For Ctrl-C, and for SIGTERM as well: a cluster that stops us is no other."""
-    for each in (signal.SIGINT, signal.SIGTERM):
+    for each in (signal.SIGINT, signal.SIGTERM, signal.SIGALRM):  # the last one rings when a SIGTERM has waited
         signal.signal(each, handler)
 
 
@@ -257,6 +265,8 @@ def leave(message: str) -> None:
 
 
 def interrupt(number: int, signals: list[int]) -> None:
+    if INTERRUPTION.waits(number):
+        return
     signals.append(number)
     raise KeyboardInterrupt
 
@@ -271,6 +281,9 @@ def is_users(error: Exception) -> bool:
 def stop(message: str, code: int) -> NoReturn:
     print(message, file=sys.stderr)
     sys.exit(code)
+
+
+cluster_options.add_commands(app, execute)
 
 
 def main() -> None:

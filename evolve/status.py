@@ -1,90 +1,91 @@
-"""`evolve status`: where a run stands, from its ledger alone."""
+"""`evolve status`: where a run stands, once or again and again."""
 
 from __future__ import annotations
 
-from collections import Counter
-from datetime import timedelta
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
-from evolve.config import SearchConfig
-from evolve.figures import Figures, recorded_figures
+from evolve.config import SearchConfig, load_config
+from evolve.errors import RunError
 from evolve.guard import holder_of, load_run, storage_url
-from evolve.ledger import SEARCH_ENDED, START, Ledger
-from evolve.report import headline, where
-from evolve.trial import Trial
-from tasks.objective import total_of
+from evolve.lease import PATIENCE
+from evolve.ledger import Ledger
+from evolve.run_state import State, as_data, lines, state_of
 
 
-def status(folder: Path) -> None:
-    """Print the run's progress, rate, failures by kind and who drives it."""
-    config = load_run(folder)
+def status(place: Path, as_json: bool = False, every: float | None = None) -> None:
+    """Print where the run stands, in words or as JSON; with `every`, again after so many seconds until it is over.
+    Raises RunError."""
+    config = config_at(place)
     ledger = Ledger(storage_url(config), config.name, must_exist=True)
-    trials = ledger.trials()
-    holder = holder_of(config)
-    print(f"{config.name}: {len(trials)} of {config.search.trials} candidates")
-    print(f"driver: {holder or 'none at work'}")
-    figures = recorded_figures(ledger, config)
-    weights = weights_of(ledger, config, figures)
-    ended, verdict = why_ended(ledger), ledger.attribute("verdict")
-    for line in facts(trials, config, figures, weights, driven=holder is not None and not ended):
-        print(line)
-    if ended:
-        print(f"the search has ended: {ended}")
-    if ended and (holder or not verdict):
-        print("finalists, checkpoint and report are to come" + ("" if holder else "; `evolve run` goes on with them"))
-    elif verdict:
-        print(f"{headline(verdict, figures)}\n{where(folder)}")
+    shown = text_of_data if as_json else text
+    if every is None:
+        print(shown(Watch(config, ledger).look()))
+    else:
+        with suppress(KeyboardInterrupt):  # how one stops looking
+            follow(Watch(config, ledger), shown, every)
 
 
-def why_ended(ledger: Ledger) -> str:
-    """Why the search of the last start ended; "" where it has not."""
-    events = [event for event in ledger.events() if event["kind"] in (START, SEARCH_ENDED)]
-    return str(events[-1]["reason"]) if events and events[-1]["kind"] == SEARCH_ENDED else ""
+def config_at(place: Path) -> SearchConfig:
+    """Of a run's folder; or of a search.yaml, where the run's folder cannot be seen from here but its database can."""
+    if not place.is_file():
+        return load_run(place)
+    config = load_config(place)
+    return config if config.run.storage else load_run(config.folder)
 
 
-def weights_of(ledger: Ledger, config: SearchConfig, figures: Figures) -> dict[str, float] | None:
-    """The tasks' weights in the search's objective; None where they are normalised by what is not known yet."""
-    gaps = [event["gaps"] for event in ledger.events("normalised")]
-    objective = figures.objective.normalised(gaps[0]) if gaps else figures.objective
-    return objective.weights if gaps or not config.score.normalize else None
+def text(state: State) -> str:
+    return "\n".join(lines(state))
 
 
-def best_of(trials: list[Trial], weights: dict[str, float] | None) -> Trial | None:
-    """The best of those that were scored whole, all by the same weights: trials hold values by those of their time."""
-
-    def value(trial: Trial) -> float:
-        if not trial.parts or weights is None:
-            return trial.value or 0.0
-        return total_of(weights[task] * part for task, part in trial.parts.items()) / total_of(weights.values())
-
-    scored = [trial for trial in trials if trial.value is not None and trial.whole]
-    return max(scored, key=value, default=None) if weights is not None else None
+def text_of_data(state: State) -> str:
+    return json.dumps(as_data(state))
 
 
-def facts(
-    trials: list[Trial], config: SearchConfig, figures: Figures, weights: dict[str, float] | None, driven: bool
-) -> list[str]:
-    lines = []
-    best = best_of(trials, weights)
-    if best is not None:
-        lines.append(
-            f"best on the search documents: {figures.trial(best)} "
-            f"(candidate {best.id}; overstated, being the best of many"
-            f"{'; generations met other documents, so values compare only roughly' * bool(config.search.sample)})"
-        )
-        if best.loglikelihoods:
-            answers = ", ".join(f"{task} {value:.4f}" for task, value in best.loglikelihoods.items())
-            lines.append(f"its right answers' log-likelihood, {figures.nats}: {answers}")
-    failures = Counter(trial.failure.kind for trial in trials if trial.failure)
-    lines += [f"failed: {count} ({kind})" for kind, count in sorted(failures.items())]
-    rate = rate_of(trials)
-    if rate and driven:
-        left = max(0, config.search.trials - len(trials)) / rate
-        lines.append(f"rate: {rate * 3600:.0f} candidates an hour, {timedelta(seconds=round(left))} left")
-    return lines
+class Watch:
+    """Looks at a run, and remembers since when a driver's heartbeat has stood still."""
+
+    def __init__(self, config: SearchConfig, ledger: Ledger) -> None:
+        self._config, self._ledger = config, ledger
+        self._seen: object = None
+        self._since = time.monotonic()
+
+    def look(self) -> State:
+        holder = holder_of(self._config)
+        if holder != self._seen or holder is None:
+            self._seen, self._since = holder, time.monotonic()
+        silence = time.monotonic() - self._since
+        return state_of(self._config, self._ledger, holder, time.time(), silence=silence if silence > PATIENCE else 0.0)
 
 
-def rate_of(trials: list[Trial]) -> float:
-    """Candidates a second over the last ten."""
-    times = sorted(trial.finished for trial in trials)[-10:]
-    return (len(times) - 1) / (times[-1] - times[0]) if len(times) > 1 and times[-1] > times[0] else 0.0
+def follow(watch: Watch, shown: Callable[[State], str], every: float) -> None:
+    """Show the state every so many seconds: in its place on a terminal, else one after the other."""
+    from rich.console import Console
+    from rich.live import Live
+    from rich.text import Text
+
+    first = watch.look()
+    if not sys.stdout.isatty():
+        for state in looks(watch, first, every):
+            print(shown(state), flush=True)
+        return
+    with Live(console=Console(highlight=False), auto_refresh=False) as live:
+        for state in looks(watch, first, every):
+            live.update(Text(shown(state)), refresh=True)
+
+
+def looks(watch: Watch, state: State, every: float) -> Iterator[State]:
+    """What was seen, then what is seen after every pause; ends when the run is over."""
+    yield state
+    while not state.over:
+        time.sleep(every)
+        try:
+            state = watch.look()
+        except RunError as error:  # a database that is away for a while
+            print(error, file=sys.stderr)
+            continue
+        yield state

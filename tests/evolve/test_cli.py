@@ -176,7 +176,7 @@ WAITING = """
 import sys, types, time
 from evolve.cli import app
 module = types.ModuleType("evolve.status")
-def status(folder):
+def status(*given):
     print("ready", flush=True)
     time.sleep(60)
 module.status = status

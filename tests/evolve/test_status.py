@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import json
+import os
+import signal
 import sqlite3
 import subprocess
 import sys
@@ -16,10 +19,11 @@ import yaml
 from evolve.config import SearchConfig
 from evolve.errors import RunError
 from evolve.figures import Figures
-from evolve.guard import sole_driver
+from evolve.guard import holder_of, sole_driver
 from evolve.ledger import SEARCH_ENDED, START
 from evolve.reporting import report
-from evolve.status import best_of, facts, status, weights_of
+from evolve.run_state import State, as_data, best_of, lines, state_of, weights_of
+from evolve.status import status
 from evolve.trial import Failure, Trial
 from search_spaces.gene import Gene
 from tasks.objective import Goal, Objective
@@ -78,10 +82,23 @@ def test_a_search_that_has_ended(config: SearchConfig, capsys: pytest.CaptureFix
     assert capsys.readouterr().out.splitlines()[-1].endswith("are to come; `evolve run` goes on with them")
 
 
+def seen(config: SearchConfig, now: float, silence: float = 0.0) -> State:
+    """The state as its own driver would see it."""
+    with sole_driver(config) as (ledger, _):
+        return state_of(config, ledger, holder_of(config), now, silence)
+
+
+def changed(config: SearchConfig, **search: Any) -> SearchConfig:
+    return config.model_copy(update={"search": config.search.model_copy(update=search)})
+
+
+def line_of(state: State, begin: str) -> str:
+    return next((line for line in lines(state) if line.startswith(begin)), "")
+
+
 def test_values_on_other_documents_are_said_to_be_that(config: SearchConfig) -> None:
-    drawn = config.model_copy(update={"search": config.search.model_copy(update={"sample": 4})})
-    told = [facts([trial(0, 0.5, 1.0)], each, FIGURES, {"t": 1.0}, driven=False)[0] for each in (config, drawn)]
-    assert told[1] == told[0].removesuffix(")") + "; generations met other documents, so values compare only roughly)"
+    same, drawn = (line_of(seen(each, 0.0), "best") for each in (config, changed(config, sample=4)))
+    assert drawn == same.removesuffix(")") + "; generations met other documents, so values compare only roughly)"
 
 
 def test_a_run_at_work(config: SearchConfig, capsys: pytest.CaptureFixture[str]) -> None:
@@ -89,7 +106,113 @@ def test_a_run_at_work(config: SearchConfig, capsys: pytest.CaptureFixture[str])
         status(config.folder)
     out = capsys.readouterr().out
     assert "driver: process" in out
-    assert "rate: 3600 candidates an hour, 0:03:15 left" in out
+    assert "rate: 3600 candidates an hour (over the last 5)" in out
+    assert "left: 0:03:15, until search.trials ends it" in out
+    assert "last candidate: " in out  # it was in 1970
+
+
+@pytest.mark.parametrize(
+    ("budget", "left"),
+    [
+        ({}, "left: 0:03:15, until search.trials ends it"),
+        ({"documents": 720, "hours": 1.0}, "left: 0:00:02, until search.documents ends it"),
+        ({"documents": 10_000, "hours": 10 / 3600}, "left: 0:00:04, until search.hours ends it"),
+        ({"documents": 10, "hours": 1.0}, "left: 0:00:00, until search.documents ends it"),
+    ],
+)
+def test_what_is_left_goes_by_the_budget_that_ends_first(
+    config: SearchConfig, budget: dict[str, Any], left: str
+) -> None:
+    """Of five candidates in four seconds with 500 documents, and two more seconds until now; a climb took some too."""
+    with sole_driver(config) as (ledger, _):
+        event = {"kind": START, "at": 1000.0, "workers": 1}
+        ledger.set_attribute("event:000000", event)
+        ledger.add_event("slopes", documents=budget.get("documents", 0) and 20)
+    state = seen(changed(config, **budget), 1006.0)
+    assert line_of(state, "left") == left
+    assert as_data(state)["left"].keys() == {f"search.{name}" for name in ("trials", *budget)}
+
+
+def test_workers_are_as_busy_as_their_candidates_say(config: SearchConfig) -> None:
+    with sole_driver(config) as (ledger, _):
+        for i, seconds in enumerate(({"total": 3.0, "forward": 2.0}, {"merge": 1.0}, {})):
+            late = replace(trial(5 + i, 0.1, 2010.0 + i), seconds=seconds)
+            ledger.record(late, (Gene("g"),), {"g": 0.5})
+        ledger.set_attribute("event:000000", {"kind": START, "at": 1990.0})
+        assert state_of(config, ledger, None, 2020.0).pace.utilisation is None  # of nobody knows how many
+        ledger.set_attribute("event:000001", {"kind": START, "at": 2002.0, "workers": 2})
+    state = seen(config, 2020.0)
+    assert line_of(state, "utilisation").startswith("utilisation: 20 % of 2 workers' time since this start")
+    assert line_of(state, "rate") == "rate: 3600 candidates an hour (over the last 3)"
+    assert line_of(state, "last candidate") == ""
+    with sole_driver(config) as (ledger, _):
+        nodes = [
+            {"node": "a", "workers": 3, "threads": 2, "gpus": 0},
+            {"node": "b", "workers": 1, "threads": 8, "gpus": 0.5},
+        ]
+        ledger.set_attribute("placement", nodes)
+    state = seen(config, 2020.0)
+    assert line_of(state, "utilisation").startswith("utilisation: 10 % of 4 workers'")
+    assert [line for line in lines(state) if line.startswith("workers")] == [
+        "workers: 3 on a, 2 threads each",
+        "workers: 1 on b, 8 threads and 0.5 GPU each",
+    ]
+    assert not [line for line in lines(replace(state, holder=None)) if line.startswith(("workers", "rate", "left"))]
+
+
+def test_the_rate_is_that_of_this_start(config: SearchConfig) -> None:
+    with sole_driver(config) as (ledger, _):
+        ledger.set_attribute("event:000000", {"kind": START, "at": 1003.5, "workers": 1})
+    state = seen(config, 1010.0)
+    assert line_of(state, "rate") == ""  # a single candidate has no rate
+    assert state.pace.silent == 6.0
+
+
+def test_machines_read_the_same(config: SearchConfig, capsys: pytest.CaptureFixture[str]) -> None:
+    status(config.folder, as_json=True)
+    told = json.loads(capsys.readouterr().out)
+    assert (told["trials"], told["failures"], told["driver"], told["finished"]) == (5, {"merge": 2}, None, False)
+    assert told["best"]["candidate"] == 2
+    assert told["candidates_an_hour"] is None
+    with sole_driver(config):
+        status(config.folder, as_json=True)
+    told = json.loads(capsys.readouterr().out)
+    assert told["candidates_an_hour"] == pytest.approx(3600.0)
+    assert told["driver"]["process"] == os.getpid()
+
+
+def test_a_driver_that_falls_silent_is_said_to_be_that(config: SearchConfig) -> None:
+    assert line_of(seen(config, 0.0, silence=41.2), "driver").endswith(", silent for 41 s")
+
+
+def test_a_run_is_followed_until_it_is_over(config: SearchConfig) -> None:
+    """From another process, while this one drives."""
+    command = [sys.executable, "-m", "evolve", "status", str(config.folder), "--json", "--watch", "0.2"]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert json.loads(process.stdout.readline())["trials"] == 5
+        with sole_driver(config) as (ledger, _):
+            ledger.record(trial(5, 0.5, 1010.0), (Gene("g"),), {"g": 0.5})
+            states = map(json.loads, process.stdout)
+            assert next(state for state in states if state["driver"])["driver"]["process"] == os.getpid()
+            assert next(state for state in states if state["trials"] == 6)["best"]["candidate"] == 5
+        process.send_signal(signal.SIGINT)  # how one stops looking is no failure
+        assert process.wait(timeout=60) == 0
+
+
+def test_a_run_in_a_database_needs_no_folder(
+    config: SearchConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = config.model_dump(mode="json")
+    data["run"] = {"output": str(tmp_path / "elsewhere"), "storage": f"sqlite:///{config.folder / 'study.db'}"}
+    file = tmp_path / "search.yaml"
+    file.write_text(yaml.safe_dump(data))
+    status(file)
+    assert capsys.readouterr().out.startswith("run: 5 of 200 candidates\n")
+    data["run"]["storage"] = None
+    file.write_text(yaml.safe_dump(data))
+    with pytest.raises(RunError, match="no run was begun here"):
+        status(file)
 
 
 def test_a_run_that_can_only_be_read(config: SearchConfig, capsys: pytest.CaptureFixture[str]) -> None:
@@ -107,10 +230,8 @@ def test_a_run_that_can_only_be_read(config: SearchConfig, capsys: pytest.Captur
 
 
 def test_days_are_days(config: SearchConfig) -> None:
-    slow = [trial(i, 0.5, 3600.0 * i) for i in range(5)]
-    assert (
-        facts(slow, config, FIGURES, {"t": 1.0}, driven=True)[-1] == "rate: 1 candidates an hour, 8 days, 3:00:00 left"
-    )
+    assert line_of(seen(changed(config, hours=200.0), 1000.0), "left").startswith("left: 0:03:15")
+    assert line_of(seen(changed(config, hours=200.0, trials=10**7), 1000.0), "left").startswith("left: 8 days, 8:00:00")
 
 
 def test_the_best_is_one_that_was_scored_whole_by_the_weights_of_now(config: SearchConfig) -> None:
@@ -133,10 +254,10 @@ def test_normalised_weights_are_those_of_the_ledger(config: SearchConfig) -> Non
     asked = config.model_copy(update={"score": score})
     two = Figures(Objective((Goal("a", "acc,none", 1.0, True), Goal("b", "acc,none", 1.0, True))))
     with sole_driver(config) as (ledger, _):
-        assert weights_of(ledger, config, two) == {"a": 1.0, "b": 1.0}
-        assert weights_of(ledger, asked, two) is None
+        assert weights_of(ledger.events(), config, two) == {"a": 1.0, "b": 1.0}
+        assert weights_of(ledger.events(), asked, two) is None
         ledger.add_event("normalised", gaps={"a": 0.3, "b": 0.1})
-        assert weights_of(ledger, asked, two) == pytest.approx({"a": 0.5, "b": 1.5})
+        assert weights_of(ledger.events(), asked, two) == pytest.approx({"a": 0.5, "b": 1.5})
 
 
 def test_a_run_that_has_not_ended_has_no_report(config: SearchConfig) -> None:
