@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,8 @@ from filelock import FileLock, Timeout
 from evolve.atomic import sweep
 from evolve.config import BUDGET_KEYS, MEMORY_KEYS, SearchConfig, load_config
 from evolve.errors import RunError
-from evolve.lease import Holder, Lease
+from evolve.lease import Lease
+from evolve.lease_slots import Holder
 from evolve.ledger import Ledger
 
 
@@ -22,8 +23,11 @@ def storage_url(config: SearchConfig) -> str:
 
 
 @contextmanager
-def sole_driver(config: SearchConfig) -> Iterator[tuple[Ledger, Lease]]:
-    """The run's folder, ledger and lease, all held by this process alone. Raises RunError."""
+def sole_driver(config: SearchConfig, say: Callable[[str], None] = lambda _: None) -> Iterator[tuple[Ledger, Lease]]:
+    """The run's folder, ledger and lease, all held by this process alone. Raises RunError.
+
+    `say` is told where the storage is waited for.
+    """
     folder = config.folder
     with ExitStack() as stack:
         try:
@@ -39,7 +43,7 @@ def sole_driver(config: SearchConfig) -> Iterator[tuple[Ledger, Lease]]:
                 f"run.output ({folder}): cannot be written ({error.strerror or error}); "
                 "make it writable or name another folder"
             ) from None
-        ledger = Ledger(storage_url(config), config.name)
+        ledger = Ledger(storage_url(config), config.name, say=say)
         lease = stack.enter_context(Lease(storage_url(config), config.name))
         stack.callback(ledger.close)  # before the lease is given back: a failed transaction keeps its lock
         sweep(folder)

@@ -1,143 +1,126 @@
-"""The ledger: finished trials and decisions in an Optuna storage, each written in one transaction.
+"""The ledger: finished trials and decisions in a storage that Optuna reads as well, each written in one transaction.
 
-A trial is one `add_trial` with everything in one attribute; up to `SHOWN_GENES` genes are also written as
-parameters, for dashboards. Decisions are events: attributes of the study named `event:<number>`.
+A trial is one row with everything in one attribute; up to `SHOWN_GENES` genes are also written as parameters, for
+dashboards. Decisions are events: attributes of the study named `event:<number>`. Values that are too large for some
+databases stand in parts (see `parts`).
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import asdict
+from functools import partial
 from typing import Any
 
 import optuna
-import sqlalchemy.exc
-from optuna.storages import RDBStorage
 from optuna.trial import TrialState, create_trial
 
-from evolve.errors import RunError
+from evolve.database import Database
+from evolve.journal import Journal
 from evolve.optimizers.sampler import distribution
+from evolve.parts import PREFIX, cut, is_head, joined, packed, unpacked
+from evolve.storage import Attributes, Patience, Store, check_url, journal_path, storage_errors
 from evolve.trial import Failure, Trial
 from search_spaces.gene import Gene, Value
 
 SHOWN_GENES = 50
 START, SEARCH_ENDED = "start", "search ended"  # kinds of events; the second tells why, and after how many trials
-SQLITE_WAIT = 60  # seconds that a writer waits for another one's lock
+EVENT = "event:"
+TRIAL = "evolve"  # the attribute of a trial
 
 
 class Ledger:
-    """One run's record. Several runs share a database under their names."""
+    """One run's record. Several runs share a storage under their names.
 
-    def __init__(self, url: str, name: str, *, must_exist: bool = False) -> None:
-        optuna.logging.set_verbosity(optuna.logging.WARNING)
+    A storage that is away after it was opened is waited for, which `say` is told.
+    """
+
+    def __init__(
+        self, url: str, name: str, *, must_exist: bool = False, say: Callable[[str], None] = lambda _: None
+    ) -> None:
         self.url, self.name = url, name
         self.hear: Callable[[dict[str, Any]], None] = lambda event: None  # told of every event once it is recorded
-        arguments = {"connect_args": {"timeout": SQLITE_WAIT}} if url.startswith("sqlite") else {"pool_pre_ping": True}
-        check_url(url)
+        self._patiently = Patience(url, say)
         with storage_errors(url):
-            self._storage = RDBStorage(url, engine_kwargs=arguments)
-            if must_exist and name not in storage_names(self._storage):
-                raise RunError(f"run.storage ({hidden(url)}): holds no run named {name}; begin it with `evolve run`")
-            if must_exist:  # only reads
-                self._study = optuna.load_study(storage=self._storage, study_name=name)
-            else:
-                self._study = optuna.create_study(
-                    storage=self._storage, study_name=name, direction="maximize", load_if_exists=True
-                )
+            self._store = open_store(url, name, must_exist=must_exist)
+        self._events: int | None = None  # how many there are, once that is known
 
     def close(self) -> None:
-        """Let go of the database: a connection whose transaction failed would keep its lock."""
-        self._storage.remove_session()
-        self._storage.engine.dispose()
+        """Let go of the storage."""
+        self._store.close()
 
     def trials(self) -> list[Trial]:
         """The finished trials by candidate id."""
-        with storage_errors(self.url):
-            frozen = self._study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.FAIL))
-        return sorted(map(from_frozen, frozen), key=lambda trial: trial.id)
+        found = self._patiently(lambda: [from_attributes(each) for each in self._store.trials()])
+        return sorted({trial.id: trial for trial in reversed(found)}.values(), key=lambda trial: trial.id)
 
     def record(self, trial: Trial, genes: tuple[Gene, ...], values: dict[str, Value]) -> None:
-        """Write a finished trial in one transaction. `values`: the genes' at its point; none outside of the space."""
+        """Write a finished trial in one transaction, once, also where the answer to the first attempt was lost.
+
+        `values`: the genes' at its point; none outside of the space.
+        """
         shown = {gene.name: gene for gene in genes[:SHOWN_GENES] if gene.name in values}
         frozen = create_trial(
             state=TrialState.FAIL if trial.failure else TrialState.COMPLETE,
             value=trial.value,
             params={name: values[name] for name in shown},
             distributions={name: distribution(gene) for name, gene in shown.items()},
-            user_attrs={"evolve": asdict(trial)},
+            user_attrs=cut(TRIAL, as_data(trial)),
         )
-        with storage_errors(self.url):
-            self._study.add_trial(frozen)
+        self._patiently(partial(self._store.add, frozen, lambda each: from_attributes(each).id == trial.id))
 
     def attribute(self, key: str) -> Any:
         """What `set_attribute` wrote under `key`, or None."""
-        with storage_errors(self.url):
-            return self._study.user_attrs.get(key)
+        return self._patiently(lambda: self._stored(key))
 
     def set_attribute(self, key: str, value: Any) -> None:
-        with storage_errors(self.url):
-            self._study.set_user_attr(key, value)
+        before = self._patiently(lambda: self._store.attributes(key)).get(key)
+        for each, content in cut(key, value, before).items():
+            self._patiently(partial(self._store.set_attribute, each, content))
 
     def events(self, kind: str | None = None) -> list[dict[str, Any]]:
         """The recorded decisions, oldest first; only those of `kind` if it is given."""
-        with storage_errors(self.url):
-            attributes = self._study.user_attrs
-        events = [attributes[key] for key in sorted(attributes) if key.startswith("event:")]
+        found = self._patiently(lambda: self._all(EVENT))
+        self._events = len(found)
+        events = [found[key] for key in sorted(found)]
         return [event for event in events if kind in (None, event["kind"])]
 
     def add_event(self, kind: str, **facts: Any) -> None:
-        number = len(self.events())
+        number = len(self.events()) if self._events is None else self._events
         event = {"kind": kind, "at": time.time(), **facts}
-        self.set_attribute(f"event:{number:06d}", event)
+        for each, content in cut(f"{EVENT}{number:06d}", event).items():
+            self._patiently(partial(self._store.set_attribute, each, content))
+        self._events = number + 1
         self.hear(event)
 
+    def _stored(self, key: str) -> Any:
+        found = self._store.attributes(key)
+        if is_head(found.get(key)):
+            found |= self._store.attributes(f"{PREFIX}{key}:")
+        return joined(key, found) if key in found else None
 
-def storage_names(storage: RDBStorage) -> list[str]:
-    """The runs in a storage."""
-    return optuna.get_all_study_names(storage)
+    def _all(self, prefix: str) -> dict[str, Any]:
+        found = self._store.attributes(prefix)
+        parts = self._store.attributes(PREFIX + prefix) if any(map(is_head, found.values())) else {}
+        return {key: joined(key, found | parts) for key in found}
 
 
-def from_frozen(frozen: optuna.trial.FrozenTrial) -> Trial:
-    data = dict(frozen.user_attrs["evolve"])
+def open_store(url: str, name: str, *, must_exist: bool) -> Store:
+    """The run's place in the storage. Raises RunError and the storage's own errors."""
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    check_url(url)
+    path = journal_path(url)
+    return Journal(path, name, must_exist=must_exist) if path else Database(url, name, must_exist=must_exist)
+
+
+def as_data(trial: Trial) -> dict[str, Any]:
+    failure = asdict(trial.failure) if trial.failure else None
+    return {**vars(trial), "failure": failure, "point": packed(trial.point)}
+
+
+def from_attributes(attributes: Attributes) -> Trial:
+    data = dict(joined(TRIAL, attributes))
     failure = data.pop("failure")
-    data["point"] = tuple(data["point"])
+    data["point"] = unpacked(data["point"])
     return Trial(**data, failure=Failure(**failure) if failure else None)
-
-
-@contextmanager
-def storage_errors(url: str) -> Iterator[None]:
-    """Turns the database's own errors into one message. The password in a URL is never shown."""
-    try:
-        yield
-    except (
-        sqlalchemy.exc.SQLAlchemyError,
-        optuna.exceptions.StorageInternalError,
-        OSError,
-        ImportError,
-    ) as error:
-        cause = error.__cause__ or getattr(error, "orig", None) or error
-        raise RunError(
-            f"run.storage ({hidden(url)}): {' '.join(str(cause).split())[:300]}; "
-            "check that it can be reached and written, then run the same command again"
-        ) from error
-
-
-def check_url(url: str) -> None:
-    """Raises RunError for what is no database URL. It is not shown: it may hold a password."""
-    try:
-        sqlalchemy.engine.make_url(url)
-    except (sqlalchemy.exc.ArgumentError, ValueError):
-        raise RunError(
-            "run.storage: is not a database URL; write one such as postgresql://user:password@host:5432/name, "
-            "or null for a file in the run's folder"
-        ) from None
-
-
-def hidden(url: str) -> str:
-    """The URL without its password, and without its options, which may hold one."""
-    try:
-        return sqlalchemy.engine.make_url(url).set(query={}).render_as_string(hide_password=True)
-    except (sqlalchemy.exc.ArgumentError, ValueError):
-        return "not a database URL"

@@ -6,6 +6,7 @@ import os
 import shutil
 import socket
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -46,3 +47,36 @@ def postgresql(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     yield f"postgresql+psycopg2://me:secret@127.0.0.1:{port}/postgres"
     stop = [control, "-D", data, "-m", "immediate", "stop"]
     subprocess.run(stop, check=True, stdout=subprocess.DEVNULL, cwd="/", **user)
+
+
+@pytest.fixture(scope="session")
+def mysql(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A MariaDB server of its own, where it and a driver are installed."""
+    pymysql = pytest.importorskip("pymysql")
+    path = f"{os.environ.get('PATH', '')}:/usr/sbin"
+    server, setup = (shutil.which(name, path=path) for name in ("mariadbd", "mariadb-install-db"))
+    if server is None or setup is None:
+        pytest.skip("no MariaDB server is installed")
+    folder = tmp_path_factory.mktemp("mysql")
+    owner = ["--user=root"] if os.geteuid() == 0 else []
+    data, port = folder / "data", free_port()
+    made = [setup, "--no-defaults", f"--datadir={data}", "--auth-root-authentication-method=normal", *owner]
+    subprocess.run(made, check=True, capture_output=True)
+    options = [f"--datadir={data}", f"--socket={folder}/socket", f"--port={port}", "--bind-address=127.0.0.1"]
+    with (folder / "log").open("w") as log:
+        process = subprocess.Popen([server, "--no-defaults", *options, *owner], stdout=log, stderr=log)
+    deadline = time.monotonic() + 60
+    while True:
+        try:
+            connection = pymysql.connect(host="127.0.0.1", port=port, user="root")
+            break
+        except pymysql.err.OperationalError:
+            assert time.monotonic() < deadline, (folder / "log").read_text()
+            time.sleep(0.2)
+    with connection, connection.cursor() as cursor:
+        cursor.execute("CREATE DATABASE runs")
+        cursor.execute("CREATE USER me@'%' IDENTIFIED BY 'secret'")
+        cursor.execute("GRANT ALL ON runs.* TO me@'%'")
+    yield f"mysql+pymysql://me:secret@127.0.0.1:{port}/runs"
+    process.kill()
+    process.wait()

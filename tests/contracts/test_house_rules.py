@@ -66,7 +66,8 @@ def test_heavy_libraries_have_one_door() -> None:
     assert {name.split(".")[0] for name in importers("lm_eval")} == {"tasks"}
     assert importers("ray") == {"evolve.cluster"}
     assert {name for name, path in MODULES.items() if any("optuna.storages" in t for t in imported(path))} == {
-        "evolve.ledger"
+        "evolve.database",
+        "evolve.journal",
     }
     assert not [name for name in importers("transformers") if name.startswith(("engine", "search_spaces"))]
 

@@ -16,7 +16,8 @@ from sqlalchemy import create_engine, select, update
 
 from evolve import lease as module
 from evolve.errors import RunError
-from evolve.lease import LEASES, Lease, machine
+from evolve.lease import Lease, machine
+from evolve.lease_slots import LEASES
 
 ROOT = Path(__file__).parents[2]
 HOLD = """

@@ -10,6 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import optuna
 import pytest
 import sqlalchemy
 from hypothesis import HealthCheck, given, settings
@@ -18,7 +19,8 @@ from optuna.trial import create_trial
 from sqlalchemy import event
 
 from evolve.errors import RunError
-from evolve.ledger import SHOWN_GENES, Ledger, hidden
+from evolve.ledger import SHOWN_GENES, Ledger
+from evolve.storage import hidden
 from evolve.trial import Failure, Trial
 from search_spaces import SPACES
 from search_spaces.assemble import Spec
@@ -71,7 +73,9 @@ def test_trials_come_back_exactly(tmp_path: Path, ledger: Ledger) -> None:
 def test_trials_from_before_log_likelihoods_were_recorded_still_open(ledger: Ledger) -> None:
     data = asdict(trial(0))
     del data["loglikelihoods"]
-    ledger._study.add_trial(create_trial(value=data["value"], user_attrs={"evolve": data}))
+    optuna.load_study(storage=ledger.url, study_name="run").add_trial(
+        create_trial(value=data["value"], user_attrs={"evolve": data})
+    )
     assert ledger.trials() == [trial(0, loglikelihoods={})]
 
 
@@ -108,7 +112,7 @@ def test_many_genes_are_kept_and_some_are_shown(ledger: Ledger) -> None:
     written = trial(0, point=tuple(i / 200 for i in range(200)))
     ledger.record(written, genes, {gene.name: 0.5 for gene in genes})
     assert ledger.trials() == [written]
-    (frozen,) = ledger._study.get_trials()
+    (frozen,) = optuna.load_study(storage=ledger.url, study_name="run").get_trials()
     assert list(frozen.params) == [gene.name for gene in genes[:SHOWN_GENES]]
 
 
