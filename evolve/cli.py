@@ -20,8 +20,7 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-from evolve import cluster_options, merge_options, score_options
-from evolve.interruption import INTERRUPTION
+from evolve import merge_options, score_options
 from tasks.spec import BATCH_TOKENS
 
 app = typer.Typer(
@@ -54,14 +53,11 @@ def options(version: Version = False) -> None: ...
 
 
 @app.command()
-def run(
-    search: SearchFile,
-    address: Annotated[str | None, typer.Option(help="in place of run.address: auto, host:6379, ray://host ...")] = None,
-) -> None:
+def run(search: SearchFile) -> None:
     """Search, or go on where an earlier start stopped; ends with best.yaml, checkpoint/ and report.md."""
     from evolve.environment import asked_threads
 
-    execute("evolve.run", "run", search, asked_threads(), address, before=partial(config_of, search))
+    execute("evolve.run", "run", search, asked_threads(), before=partial(config_of, search))
 
 
 @app.command()
@@ -254,7 +250,7 @@ def imported(module: str) -> ModuleType:
 
 def listen(handler: Callable[[int, object], None] | signal.Handlers) -> None:
     """For Ctrl-C, and for SIGTERM as well: a cluster that stops us is no other."""
-    for each in (signal.SIGINT, signal.SIGTERM, signal.SIGALRM):  # the last one rings when a SIGTERM has waited
+    for each in (signal.SIGINT, signal.SIGTERM):
         signal.signal(each, handler)
 
 
@@ -265,8 +261,6 @@ def leave(message: str) -> None:
 
 
 def interrupt(number: int, signals: list[int]) -> None:
-    if INTERRUPTION.waits(number):
-        return
     signals.append(number)
     raise KeyboardInterrupt
 
@@ -281,9 +275,6 @@ def is_users(error: Exception) -> bool:
 def stop(message: str, code: int) -> NoReturn:
     print(message, file=sys.stderr)
     sys.exit(code)
-
-
-cluster_options.add_commands(app, execute)
 
 
 def main() -> None:
