@@ -16,6 +16,8 @@ from engine.errors import shown
 from engine.lookup import nearest
 
 _SHORTEST = 20
+_LONGEST = 1 << 20
+"""Letters of a template; those of real models have some ten thousand."""
 _JINJA, _CONFIG, _PROCESSOR = "chat_template.jinja", "tokenizer_config.json", "chat_template.json"
 
 ALPACA = """\
@@ -78,14 +80,16 @@ def check_chat_template(value: str) -> str:
             f"{shown(value)} is no chat template{nearest(value, names)} (known: {', '.join(names)}; or Jinja of at"
             f" least {_SHORTEST} characters)"
         )
+    if len(value) > _LONGEST:
+        raise ValueError(f"a chat template of {len(value)} letters is longer than {_LONGEST}; give the model's own")
     _check_syntax(value)
     return value
 
 
 def _check_syntax(text: str) -> None:
-    from jinja2 import TemplateSyntaxError  # not needed by most recipes
+    """Raise ValueError for what is no Jinja. Of its constants nothing is worked out: `'a' * 10**10` would be."""
+    from jinja2 import TemplateSyntaxError, nodes  # not needed by most recipes
     from jinja2.ext import Extension, loopcontrols
-    from jinja2.nodes import Node
     from jinja2.parser import Parser
     from jinja2.sandbox import ImmutableSandboxedEnvironment
 
@@ -94,13 +98,20 @@ def _check_syntax(text: str) -> None:
 
         tags = {"generation"}  # noqa: RUF012
 
-        def parse(self, parser: Parser) -> list[Node]:
+        def parse(self, parser: Parser) -> list[nodes.Node]:
             next(parser.stream)
             return parser.parse_statements(("name:endgeneration",), drop_needle=True)
 
-    environment = ImmutableSandboxedEnvironment(extensions=[Generation, loopcontrols])
+    class Environment(ImmutableSandboxedEnvironment):
+        """Works out no operation on constants, nor, where `volatile`, a filter of them."""
+
+        intercepted_binops = frozenset(ImmutableSandboxedEnvironment.default_binop_table)
+
+    environment = Environment(extensions=[Generation, loopcontrols])
     try:
-        environment.from_string(text)
+        parsed = environment.parse(text)
+        parsed.body.insert(0, nodes.EvalContextModifier([nodes.Keyword("volatile", nodes.Const(True))], lineno=1))
+        environment.compile(parsed)
     except TemplateSyntaxError as error:
         raise ValueError(f"line {error.lineno} of the chat template: {error.message}; mend its Jinja") from None
     except (RecursionError, MemoryError, SyntaxError):  # of Jinja's parser, Python's parser and Python's blocks

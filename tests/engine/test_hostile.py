@@ -152,6 +152,16 @@ MODELS: dict[str, tuple[Callable[[Path], object], str]] = {
     "layers in words": (lambda f: write_config(f, num_hidden_layers="x"), "num_hidden_layers: 'x'"),
     "layers are not a number": (lambda f: write_config(f, num_hidden_layers=float("nan")), "num_hidden_layers: nan"),
     "absurdly many layers": (lambda f: write_config(f, num_hidden_layers=1 << 60), "num_hidden_layers"),
+    "a million layers": (lambda f: write_config(f, num_hidden_layers=10**6), "num_hidden_layers: 1000000"),
+    "a million layers below": (
+        lambda f: write_config(f, vision_config={"a": [{"n_layers": 10**6}]}), r"vision_config\.a\.n_layers: 1000000"),
+    "a billion experts": (lambda f: write_config(f, num_local_experts=10**9), "num_local_experts: 1000000000"),
+    "attention from the Hub": (
+        lambda f: write_config(f, attn_implementation="evil/kernel"), "attn_implementation: 'evil/kernel'.*code"),
+    "a part's attention from the Hub": (
+        lambda f: write_config(f, text_config={"_attn_implementation": "flash|evil/kernel:f"}), "evil/kernel.*code"),
+    "attention by part from the Hub": (
+        lambda f: write_config(f, attn_implementation={"text": "evil/kernel"}), "evil/kernel.*code"),
     "layer types are a number": (lambda f: write_config(f, layer_types=3), "layer_types: 3"),
     "a negative vocabulary": (lambda f: write_config(f, vocab_size=-1), "vocab_size: -1"),
     "no architectures": (lambda f: write_config(f, architectures="x"), "architectures: 'x'"),
@@ -187,6 +197,33 @@ def test_hostile_models_are_refused(kind: str, make: Make, tmp_path: Path) -> No
         assert str(caught.value).isprintable()
         assert "harmful" in str(caught.value)
         assert not (tmp_path / "out").exists()
+
+
+TEMPLATES = [
+    "{{ 'a' * 20000000000 }} {{ messages }}",
+    "{{ 9 ** 9 ** 9 }} {{ messages[0] }}",
+    "{{ 'a' | center(20000000000) | upper }}",
+    "{{ '%020000000000d' % 1 }} {{ messages }}",
+    "{% block x %}{{ 'a' | center(20000000000) }}{% endblock %}",
+    "{% macro f() %}{{ 7 ** 7 ** 7 ** 7 }}{% endmacro %}{{ f() }}",
+    "{% for i in range(10 ** 10) %}{{ i }}{% endfor %}",
+    "{{ ''.__class__.__mro__[1].__subclasses__() }}",
+]
+
+
+@pytest.mark.parametrize("template", TEMPLATES)
+def test_of_a_chat_template_nothing_is_worked_out(template: str, make: Make, tmp_path: Path) -> None:
+    models = [{"model": make("good"), "parameters": {"weight": 1}}]
+    recipe = {"merge_method": "linear", "models": models, "chat_template": template}
+    start = time.monotonic()
+    merge_to_folder(Recipe.from_content(recipe), tmp_path / "out")
+    assert time.monotonic() - start < SECONDS / 2
+    assert (tmp_path / "out" / "chat_template.jinja").read_text() == template
+
+
+def test_an_endless_chat_template_is_refused() -> None:
+    with pytest.raises(EngineError, match="longer than"):
+        Recipe.from_content({"merge_method": "linear", "models": [{"model": "a"}], "chat_template": "{{ a }}" * 10**6})
 
 
 ADAPTERS: dict[str, tuple[Callable[[Path], object], str]] = {
