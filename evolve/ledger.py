@@ -7,6 +7,7 @@ databases stand in parts (see `parts`).
 
 from __future__ import annotations
 
+import struct
 import time
 from collections.abc import Callable
 from dataclasses import asdict
@@ -15,19 +16,22 @@ from typing import Any
 
 import optuna
 from optuna.trial import TrialState, create_trial
+from pydantic import TypeAdapter
 
 from evolve.database import Database
+from evolve.errors import RunError
 from evolve.journal import Journal
 from evolve.optimizers.sampler import distribution
 from evolve.parts import PREFIX, cut, is_head, joined, packed, unpacked
 from evolve.storage import Attributes, Patience, Store, check_url, journal_path, storage_errors
-from evolve.trial import Failure, Trial
+from evolve.trial import Trial
 from search_spaces.gene import Gene, Value
 
 SHOWN_GENES = 50
 START, SEARCH_ENDED = "start", "search ended"  # kinds of events; the second tells why, and after how many trials
 EVENT = "event:"
 TRIAL = "evolve"  # the attribute of a trial
+STORED = TypeAdapter(Trial)
 
 
 class Ledger:
@@ -120,7 +124,12 @@ def as_data(trial: Trial) -> dict[str, Any]:
 
 
 def from_attributes(attributes: Attributes) -> Trial:
-    data = dict(joined(TRIAL, attributes))
-    failure = data.pop("failure")
-    data["point"] = unpacked(data["point"])
-    return Trial(**data, failure=Failure(**failure) if failure else None)
+    """Raises RunError for what is no trial: a storage may be anybody's."""
+    try:
+        data = dict(joined(TRIAL, attributes))
+        return STORED.validate_python({**data, "point": unpacked(data["point"])})
+    except (ValueError, TypeError, LookupError, struct.error, RecursionError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise RunError(
+            f"run.storage: holds a trial that `evolve` did not write ({reason}); name the storage of a run"
+        ) from None
