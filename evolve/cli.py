@@ -20,7 +20,7 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-from evolve import merge_options, score_options
+from evolve import cluster_options, merge_options, score_options
 from tasks.spec import BATCH_TOKENS
 
 app = typer.Typer(
@@ -53,11 +53,16 @@ def options(version: Version = False) -> None: ...
 
 
 @app.command()
-def run(search: SearchFile) -> None:
+def run(
+    search: SearchFile,
+    address: Annotated[
+        str | None, typer.Option(help="in place of run.address: auto, host:6379, ray://host ...")
+    ] = None,
+) -> None:
     """Search, or go on where an earlier start stopped; ends with best.yaml, checkpoint/ and report.md."""
     from evolve.environment import asked_threads
 
-    execute("evolve.run", "run", search, asked_threads(), before=partial(config_of, search))
+    execute("evolve.run", "run", search, asked_threads(), address, before=partial(config_of, search))
 
 
 @app.command()
@@ -275,6 +280,9 @@ def is_users(error: Exception) -> bool:
 def stop(message: str, code: int) -> NoReturn:
     print(message, file=sys.stderr)
     sys.exit(code)
+
+
+cluster_options.add_commands(app, execute)
 
 
 def main() -> None:

@@ -176,7 +176,7 @@ class SearchConfig(Section):
 
     @property
     def folder(self) -> Path:
-        return Path(self.run.output) / self.name
+        return Path(self.run.output).expanduser() / self.name
 
 
 def read_yaml(path: Path, what: str) -> Any:

@@ -38,10 +38,12 @@ from search_spaces.assemble import labels
 LARGER = "; a larger budget, such as search.trials, goes on with it"
 
 
-def run(path: Path, threads: int | None = None) -> None:
+def run(path: Path, threads: int | None = None, address: str | None = None) -> None:
     """Search, or go on where an earlier start of the same run stopped, with `threads` a worker on this machine (None:
-    to be chosen). Raises what a user can put right."""
+    to be chosen) and workers at `address` (None: at run.address). Raises what a user can put right."""
     config = load_config(path)
+    if address is not None:
+        config = config.model_copy(update={"run": config.run.model_copy(update={"address": address})})
     with ProgressLog() as log:
         log.say(f"{config.name}: checking models, tasks and space")
         findings = preflight(config, log.say, threads)

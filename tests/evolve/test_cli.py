@@ -15,7 +15,10 @@ from evolve.environment import asked_threads, usable_cores
 from tasks.spec import BATCH_TOKENS
 
 ROOT = Path(__file__).parents[2]
-COMMANDS = ("run", "check", "merge", "score", "status", "report", "show", "convert")
+COMMANDS = (
+    *("run", "check", "merge", "score", "status", "report", "show", "convert"),
+    *("submit", "follow", "stop", "fetch"),
+)
 HEAVY = ("torch", "ray", "transformers", "optuna", "lm_eval", "numpy", "sqlalchemy", "datasets")
 EACH = """
 import contextlib, io, json, sys

@@ -1,0 +1,60 @@
+"""The first step of a submitted run, on the cluster: find the Python that the workers use, see that `evolve` is in it.
+
+It is sent along and run by whatever Python the head has, so it imports nothing but the standard library and keeps to
+syntax of Python 3.7. The job's command names no environment: where Ray was started from one that is not on the PATH,
+only the process of the node (raylet) knows it.
+"""
+
+import os
+import subprocess
+import sys
+
+OPTION = "--python_worker_command="
+FOUND = """
+import importlib.metadata, importlib.util, sys
+if importlib.util.find_spec("evolve") is None:
+    sys.exit(3)
+try:
+    print(importlib.metadata.version("merge-evolve"))
+except importlib.metadata.PackageNotFoundError:
+    print("of unknown version")
+"""
+
+
+def main(version: str, environment: str) -> None:
+    """`version` is the client's; `environment`: cluster (the workers' own) or own (the Python that runs this)."""
+    python = worker_python() if environment == "cluster" else sys.executable
+    asked = subprocess.run([python, "-c", FOUND], stdout=subprocess.PIPE, text=True, cwd="/")
+    if asked.returncode:
+        what = "merge-evolve is not installed in it" if asked.returncode == 3 else "it cannot be run"
+        print(
+            f"error: environment ({python} on the cluster): {what}; install it on every machine of the cluster, or "
+            "submit with --env PATH or --pip merge-evolve"
+        )
+        sys.exit(2)
+    there = asked.stdout.split("\n")[0]
+    if there != version:
+        print(f"warning: merge-evolve is {there} on the cluster, {version} where it was submitted")
+    sys.stdout.flush()
+    os.execv(python, [python, "-m", "evolve", "run", "search.yaml"])
+
+
+def worker_python() -> str:
+    """The interpreter of this node's workers, from the command line of the raylet above this process."""
+    process = os.getpid()
+    while process > 1:
+        try:
+            with open(f"/proc/{process}/cmdline", "rb") as file:
+                words = file.read().decode("utf-8", "replace").split("\0")
+            for word in words:
+                if word.startswith(OPTION):
+                    return word[len(OPTION) :].split(" ")[0]
+            with open(f"/proc/{process}/stat") as file:
+                process = int(file.read().rsplit(")", 1)[1].split()[1])
+        except (OSError, ValueError, IndexError):
+            break
+    return sys.executable
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
