@@ -10,27 +10,38 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
-from datetime import datetime
+from datetime import datetime, timezone
 from itertools import groupby
 from typing import Any
 
 import optuna
-from optuna.distributions import distribution_to_json
 from optuna.storages import RDBStorage
 from optuna.storages._rdb import models
 from optuna.trial import FrozenTrial, TrialState
-from sqlalchemy import func, insert, select
-from sqlalchemy.orm import Session
+from sqlalchemy import Connection, bindparam, func, insert, select
 
 from evolve.errors import RunError
+from evolve.shown import distribution_text
 from evolve.storage import Attributes, engine_arguments, limit_silence, no_run
 
 FINISHED = (TrialState.COMPLETE, TrialState.FAIL)
 BATCH = 1000  # rows fetched at once
+UTC = hasattr(models.TrialModel, "_datetime_start_utc")  # what the tables hold; local time before Optuna 5
 
-Studies, Trials = models.StudyModel, models.TrialModel
-Attribute, StudyAttribute = models.TrialUserAttributeModel, models.StudyUserAttributeModel
-Value, Parameter = models.TrialValueModel, models.TrialParamModel
+STUDIES, TRIALS = models.StudyModel.__table__.c, models.TrialModel.__table__.c
+OF_TRIAL, OF_STUDY = models.TrialUserAttributeModel.__table__.c, models.StudyUserAttributeModel.__table__.c
+INSERT_TRIAL = insert(models.TrialModel.__table__)
+INSERT_VALUE = insert(models.TrialValueModel.__table__)
+INSERT_PARAMETER = insert(models.TrialParamModel.__table__)
+INSERT_ATTRIBUTE = insert(models.TrialUserAttributeModel.__table__)
+LOCK = select(STUDIES.study_id).where(STUDIES.study_id == bindparam("study")).with_for_update()
+COUNT = select(func.count(TRIALS.trial_id), func.max(TRIALS.trial_id)).where(TRIALS.study_id == bindparam("study"))
+SINCE = (
+    select(OF_TRIAL.trial_id, OF_TRIAL.key, OF_TRIAL.value_json)
+    .join_from(models.TrialUserAttributeModel.__table__, models.TrialModel.__table__)
+    .where(TRIALS.study_id == bindparam("study"), TRIALS.trial_id > bindparam("last"), TRIALS.state.in_(FINISHED))
+    .order_by(OF_TRIAL.trial_id)
+)
 
 
 class Database:
@@ -42,9 +53,8 @@ class Database:
         self._engine.dispose()
         limit_silence(self._engine)
         self._study = self._find(url, name, must_exist)
-        with Session(self._engine) as session:
-            counted = select(func.count(Trials.trial_id), func.max(Trials.trial_id))
-            self._count, last = session.execute(counted.where(Trials.study_id == self._study)).one()
+        with self._engine.connect() as connection:
+            self._count, last = connection.execute(COUNT, {"study": self._study}).one()
         self._last: int = -1 if last is None else last
 
     def close(self) -> None:
@@ -53,69 +63,60 @@ class Database:
         self._engine.dispose()
 
     def attributes(self, prefix: str) -> dict[str, Any]:
-        rows = select(StudyAttribute.key, StudyAttribute.value_json).where(
-            StudyAttribute.study_id == self._study, StudyAttribute.key.startswith(prefix, autoescape=True)
+        rows = select(OF_STUDY.key, OF_STUDY.value_json).where(
+            OF_STUDY.study_id == self._study, OF_STUDY.key.startswith(prefix, autoescape=True)
         )
-        with Session(self._engine) as session:
-            return {key: json.loads(text) for key, text in session.execute(rows)}
+        with self._engine.connect() as connection:
+            return {key: json.loads(text) for key, text in connection.execute(rows)}
 
     def set_attribute(self, key: str, value: Any) -> None:
         self._storage.set_study_user_attr(self._study, key, value)
 
     def trials(self) -> Iterator[Attributes]:
-        with Session(self._engine) as session:
-            for _, attributes in self._since(session, -1):
+        with self._engine.connect() as connection:
+            for _, attributes in self._since(connection, -1):
                 yield attributes
 
     def add(self, trial: FrozenTrial, known: Callable[[Attributes], bool]) -> None:
-        with Session(self._engine) as session, session.begin():
+        with self._engine.begin() as connection:
             # A transaction of ours whose answer was lost holds this row's lock until it has ended one way or the other.
-            session.execute(select(Studies.study_id).where(Studies.study_id == self._study).with_for_update())
-            found = list(self._since(session, self._last))
+            connection.execute(LOCK, {"study": self._study})
+            found = list(self._since(connection, self._last))
             self._count, self._last = self._count + len(found), max([self._last, *(place for place, _ in found)])
             if any(known(attributes) for _, attributes in found):
                 return
-            place = self._insert(session, trial)
+            place = self._insert(connection, trial)
         self._count, self._last = self._count + 1, place
 
-    def _insert(self, session: Session, trial: FrozenTrial) -> int:
-        now = datetime.now()
-        row = Trials(
-            study_id=self._study, number=self._count, state=trial.state, datetime_start=now, datetime_complete=now
-        )
-        session.add(row)
-        session.flush()
-        place = int(row.trial_id)
+    def _insert(self, connection: Connection, trial: FrozenTrial) -> int:
+        now = datetime.now(timezone.utc).replace(tzinfo=None) if UTC else datetime.now()
+        row = {"study_id": self._study, "number": self._count, "state": trial.state}
+        made = connection.execute(INSERT_TRIAL, {**row, "datetime_start": now, "datetime_complete": now})
+        (place,) = made.inserted_primary_key or (0,)
         if trial.value is not None:
-            value, kind = Value.value_to_stored_repr(trial.value)
-            session.execute(insert(Value).values(trial_id=place, objective=0, value=value, value_type=kind))
+            value, kind = models.TrialValueModel.value_to_stored_repr(trial.value)
+            connection.execute(INSERT_VALUE, {"trial_id": place, "objective": 0, "value": value, "value_type": kind})
         parameters = [
             {
                 "trial_id": place,
                 "param_name": name,
                 "param_value": distribution.to_internal_repr(trial.params[name]),
-                "distribution_json": distribution_to_json(distribution),
+                "distribution_json": distribution_text(distribution),
             }
             for name, distribution in trial.distributions.items()
         ]
         if parameters:
-            session.execute(insert(Parameter), parameters)
+            connection.execute(INSERT_PARAMETER, parameters)
         attributes = trial.user_attrs.items()
-        session.execute(
-            insert(Attribute),
+        connection.execute(
+            INSERT_ATTRIBUTE,
             [{"trial_id": place, "key": key, "value_json": json.dumps(value)} for key, value in attributes],
         )
-        return place
+        return int(place)
 
-    def _since(self, session: Session, last: int) -> Iterator[tuple[int, Attributes]]:
+    def _since(self, connection: Connection, last: int) -> Iterator[tuple[int, Attributes]]:
         """The finished trials whose row numbers are above `last`, with these."""
-        query = (
-            select(Attribute.trial_id, Attribute.key, Attribute.value_json)
-            .join(Trials, Trials.trial_id == Attribute.trial_id)
-            .where(Trials.study_id == self._study, Trials.trial_id > last, Trials.state.in_(FINISHED))
-            .order_by(Attribute.trial_id)
-        )
-        rows = session.execute(query.execution_options(yield_per=BATCH))
+        rows = connection.execute(SINCE, {"study": self._study, "last": last}, execution_options={"yield_per": BATCH})
         for place, group in groupby(rows, key=lambda row: int(row[0])):
             yield place, {key: json.loads(text) for _, key, text in group}
 

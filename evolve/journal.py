@@ -16,12 +16,12 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import IO, Any
 
-from optuna.distributions import distribution_to_json
 from optuna.storages.journal import JournalFileSymlinkLock
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from evolve.errors import RunError
+from evolve.shown import distribution_text
 from evolve.storage import JOURNAL, Attributes, no_run
 
 CREATE_STUDY, DELETE_STUDY, SET_STUDY_USER_ATTR, CREATE_TRIAL = 0, 1, 2, 4  # Optuna's numbers of operations
@@ -169,7 +169,7 @@ def operation(trial: FrozenTrial) -> Operation:
         "state": int(trial.state),
         "value": trial.value,
         "values": None,
-        "distributions": {name: distribution_to_json(each) for name, each in trial.distributions.items()},
+        "distributions": {name: distribution_text(each) for name, each in trial.distributions.items()},
         "params": {name: each.to_internal_repr(trial.params[name]) for name, each in trial.distributions.items()},
         "user_attrs": trial.user_attrs,
         "system_attrs": {},

@@ -15,19 +15,17 @@ from functools import partial
 from typing import Any
 
 import optuna
-from optuna.trial import TrialState, create_trial
 from pydantic import TypeAdapter
 
 from evolve.database import Database
 from evolve.errors import RunError
 from evolve.journal import Journal
-from evolve.optimizers.sampler import distribution
 from evolve.parts import PREFIX, cut, is_head, joined, packed, unpacked
+from evolve.shown import frozen
 from evolve.storage import Attributes, Patience, Store, check_url, journal_path, storage_errors
 from evolve.trial import Trial
 from search_spaces.gene import Gene, Value
 
-SHOWN_GENES = 50
 START, SEARCH_ENDED = "start", "search ended"  # kinds of events; the second tells why, and after how many trials
 EVENT = "event:"
 TRIAL = "evolve"  # the attribute of a trial
@@ -64,15 +62,9 @@ class Ledger:
 
         `values`: the genes' at its point; none outside of the space.
         """
-        shown = {gene.name: gene for gene in genes[:SHOWN_GENES] if gene.name in values}
-        frozen = create_trial(
-            state=TrialState.FAIL if trial.failure else TrialState.COMPLETE,
-            value=trial.value,
-            params={name: values[name] for name in shown},
-            distributions={name: distribution(gene) for name, gene in shown.items()},
-            user_attrs=cut(TRIAL, as_data(trial)),
-        )
-        self._patiently(partial(self._store.add, frozen, lambda each: from_attributes(each).id == trial.id))
+        value = None if trial.failure else trial.value
+        made = frozen(value, genes, values, cut(TRIAL, as_data(trial)))
+        self._patiently(partial(self._store.add, made, lambda each: from_attributes(each).id == trial.id))
 
     def attribute(self, key: str) -> Any:
         """What `set_attribute` wrote under `key`, or None."""

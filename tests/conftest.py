@@ -6,6 +6,7 @@ import os
 import shutil
 import socket
 import subprocess
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,19 +22,18 @@ def free_port() -> int:
 
 
 @pytest.fixture(scope="session")
-def postgresql(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def postgresql() -> Iterator[str]:
     """A server of its own, where the binaries and a driver are installed."""
     pytest.importorskip("psycopg2")
     found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
     program = shutil.which("initdb") or (str(found[-1]) if found else None)
     if program is None:
         pytest.skip("no PostgreSQL server is installed")
-    folder = tmp_path_factory.mktemp("postgresql")
+    folder = Path(tempfile.mkdtemp(prefix="postgresql-"))  # pytest closes its own folders to others, "nobody" too
     user: dict[str, Any] = {}
     if os.geteuid() == 0:  # the server refuses to run as root
         user = {"user": "nobody", "env": {**os.environ, "HOME": "/tmp"}}
-        for each in (folder, folder.parent, folder.parent.parent):
-            each.chmod(0o755)
+        folder.chmod(0o755)
         shutil.chown(folder, "nobody")
     data, port = folder / "data", free_port()
     (folder / "password").write_text("secret")
@@ -47,6 +47,7 @@ def postgresql(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     yield f"postgresql+psycopg2://me:secret@127.0.0.1:{port}/postgres"
     stop = [control, "-D", data, "-m", "immediate", "stop"]
     subprocess.run(stop, check=True, stdout=subprocess.DEVNULL, cwd="/", **user)
+    shutil.rmtree(folder)
 
 
 @pytest.fixture(scope="session")

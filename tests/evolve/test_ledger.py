@@ -19,7 +19,8 @@ from optuna.trial import create_trial
 from sqlalchemy import event
 
 from evolve.errors import RunError
-from evolve.ledger import SHOWN_GENES, Ledger
+from evolve.ledger import Ledger
+from evolve.shown import SHOWN_GENES
 from evolve.storage import hidden
 from evolve.trial import Failure, Trial
 from search_spaces import SPACES

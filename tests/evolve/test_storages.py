@@ -21,8 +21,9 @@ from sqlalchemy.engine import make_url
 
 from evolve.errors import RunError
 from evolve.lease import Lease
-from evolve.ledger import SHOWN_GENES, Ledger
+from evolve.ledger import Ledger
 from evolve.parts import LARGEST
+from evolve.shown import SHOWN_GENES
 from evolve.storage import journal_path
 from evolve.trial import Failure, Trial
 from search_spaces.gene import Gene
@@ -185,7 +186,8 @@ with Lease(sys.argv[2], sys.argv[3]):
 
 def test_a_killed_driver_is_followed_at_once(url: str, name: str) -> None:
     command = [sys.executable, "-c", SWALLOWED, str(Path(__file__).parent), url, name]
-    ended = subprocess.run(command, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, check=False)
+    paths = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+    ended = subprocess.run(command, cwd=ROOT, env={**os.environ, "PYTHONPATH": paths}, check=False)
     assert ended.returncode == 9
     with Lease(url, name):
         assert Ledger(url, name).trials() == [trial(0)]
