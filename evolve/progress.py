@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
 from types import TracebackType
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -16,6 +16,7 @@ from evolve.trial import Trial
 
 EVERY = 5.0  # seconds between two lines about trials where there is no terminal
 WARNING = "warning: "  # what begins so is a warning
+Outcome = Literal["finished", "interrupted", "failed"]  # of a start of a run
 
 
 class Listener(Protocol):
@@ -25,6 +26,8 @@ class Listener(Protocol):
     def hear(self, event: str, fields: Mapping[str, Any]) -> None: ...
 
     def trial(self, trial: Trial, best: float | None, *, new: bool) -> None: ...
+
+    def close(self, outcome: Outcome) -> None: ...
 
 
 class ProgressLog:
@@ -64,6 +67,12 @@ class ProgressLog:
         unheard, self._unheard = self._unheard, []
         for event, fields in unheard:
             listener.hear(event, fields)
+
+    def dismiss(self, outcome: Outcome) -> None:
+        """Nobody listens any more. The first one to come leaves last, and hears how the others left."""
+        while self._listeners:
+            self._listeners[-1].close(outcome)
+            self._listeners.pop()
 
     def tell(self, event: str, fields: Mapping[str, Any]) -> None:
         """To whoever listens; nothing is shown."""

@@ -16,10 +16,12 @@ from pathlib import Path
 from typing import IO, Any
 
 from evolve.errors import RunError
+from evolve.progress import Outcome
 from evolve.trial import Trial
 
 NAME = "log.jsonl"
 LONGEST = 2000  # bytes of a line; fields that find no room are named in its `left_out`
+SERIES = 10  # items of a list that is written; a longer one is left out as well
 TEXT = 1000  # letters of a text
 HIDDEN = "***"
 
@@ -50,7 +52,8 @@ class RunLog:
         if new:
             self.hear("trial", {**trial_fields(trial), "best": best})
 
-    def close(self) -> None:
+    def close(self, outcome: Outcome = "finished") -> None:
+        """How a start ended is an event that was heard before."""
         with self._lock:
             self._file.close()
 
@@ -92,15 +95,20 @@ def line_of(event: str, fields: Mapping[str, Any], secrets: Collection[str], at:
     told: dict[str, Any] = {"time": stamp(at), "event": event}
     room, left_out = LONGEST - 200, list[str]()  # what time, event and `left_out` take
     for name, value in fields.items():
-        shown = plain(value, secrets)
+        shown = None if is_series(value) else plain(value, secrets)
         needed = len(encoded({name: shown}))
-        if needed <= room and name not in told:
+        if needed <= room and name not in told and not is_series(value):
             told[name], room = shown, room - needed
         else:
             left_out.append(name)
     if left_out:
         told["left_out"] = ", ".join(left_out)[:100]
     return encoded(told) + b"\n"
+
+
+def is_series(value: Any) -> bool:
+    """Whether it is a point, a gradient or the like, which the ledger holds."""
+    return isinstance(value, (list, tuple)) and len(value) > SERIES
 
 
 def stamp(at: float) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib import metadata
 from typing import Any
@@ -13,7 +13,7 @@ from evolve.credentials import secrets_of
 from evolve.environment import describe
 from evolve.ledger import Ledger
 from evolve.preflight import Findings
-from evolve.progress import ProgressLog
+from evolve.progress import Outcome, ProgressLog
 from evolve.run_log import NAME, RunLog
 
 
@@ -24,18 +24,31 @@ def watched(config: SearchConfig, findings: Findings, ledger: Ledger, log: Progr
     run_log.hear("start", start_fields(config, findings))
     log.listen(run_log)
     ledger.hear = lambda event: log.tell("decision", {key: each for key, each in event.items() if key != "at"})
+    outcome: Outcome = "failed"
     try:
         yield
+        outcome = "finished"
+        log.tell("end", {})
     except KeyboardInterrupt:
+        outcome = "interrupted"
         log.tell("interrupted", {})
         raise
     except BaseException as error:
         log.tell("failed", {"error": type(error).__name__, "message": str(error)})
         raise
-    else:
-        log.tell("end", {})
     finally:
-        run_log.close()
+        log.dismiss(outcome)
+
+
+def result_fields(headline: str, verdict: Mapping[str, Any]) -> dict[str, Any]:
+    """What came of a run: the winner on the report documents, and its gain over the strongest other model."""
+    winner = verdict["rows"][0]
+    best = next((row for row in verdict["rows"] if row["name"] == verdict["best"]), winner)
+    metrics = {f"report/{task}": value for task, value in winner["metrics"].items()}
+    metrics |= {} if winner["mean"] is None else {"report/mean": winner["mean"]}
+    gain = best["gain"] or {}
+    metrics |= {f"report/gain {part}": gain[part] for part in ("mean", "low", "high") if part in gain}
+    return {"headline": headline, "metrics": metrics, "files": ["best.yaml", "report.md"]}
 
 
 def start_fields(config: SearchConfig, findings: Findings) -> dict[str, Any]:

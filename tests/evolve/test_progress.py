@@ -74,6 +74,9 @@ class Heard:
     def trial(self, trial: Trial, best: float | None, *, new: bool) -> None:
         self.trials.append((trial.id, best, new))
 
+    def close(self, outcome: str) -> None:
+        self.events.append((outcome, {}))
+
 
 def test_who_listens_hears_all_but_what_only_fills_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
     log, heard = ProgressLog(), Heard()
