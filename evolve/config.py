@@ -136,6 +136,7 @@ class Run(Section):
     address: str = Field("local", description="or a Ray address: auto, host:6379, ray://host:10001")
     output: str = Field("results", description="where results/<name>/ stands")
     storage: str | None = Field(None, description="a database URL; null: results/<name>/study.db")
+    trackers: tuple[str, ...] = Field((), strict=False, description="who else shows the run: tensorboard, mlflow, wandb")
     trust_remote_code: bool = Field(False, description="run model code that a checkpoint brings along")
 
 
