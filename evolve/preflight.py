@@ -15,6 +15,7 @@ from evolve.config import SearchConfig
 from evolve.errors import ModelError, RunError
 from evolve.resident import check_base
 from evolve.setting import Setting, place_of
+from evolve.tracking import check_trackers
 from evolve.workers import Workers, local_workers
 
 SPARE_DISK = 64 * 2**20  # for the ledger, the report and the scores
@@ -34,6 +35,7 @@ def preflight(
 ) -> Findings:
     """Opens everything and plans a merge; `threads` of a worker on this machine (None: to be chosen). Raises the error
     of the first thing that is wrong."""
+    check_trackers(config.run.trackers)
     setting = Setting(config)
     setting.population  # noqa: B018  (an unknown optimizer is found before models are opened)
     say(f"models: {len(setting.checkpoints)}, {setting.family.layers} layers, {setting.base_dtype}")
