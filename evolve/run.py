@@ -31,8 +31,9 @@ from evolve.report import headline, report_text, trials_csv, where
 from evolve.report_facts import Facts
 from evolve.start import LazyExecutor
 from evolve.study import Study, value_of
+from evolve.tracking import RESULT, trackings
 from evolve.trial import Trial
-from evolve.watching import watched
+from evolve.watching import result_fields, watched
 from search_spaces.assemble import labels
 
 LARGER = "; a larger budget, such as search.trials, goes on with it"
@@ -79,6 +80,8 @@ def drive(config: SearchConfig, findings: Findings, ledger: Ledger, lease: Lease
             watcher=log,
             check=lease.check,
         )
+        for tracking in trackings(config, log.say):
+            log.listen(tracking)
         log.show_trials(
             Figures(setting.objective).trial,
             lambda trial: value_of(trial.parts, study.objective.weights),
@@ -93,7 +96,9 @@ def drive(config: SearchConfig, findings: Findings, ledger: Ledger, lease: Lease
         executor.close()
     if ended and not workers.started:
         log.say(f"nothing was left to score: the run had ended{'' if found.in_vain else LARGER}")
-    log.say(f"\n{headline(verdict, Figures(setting.objective))}\n{where(config.folder)}")
+    told = headline(verdict, Figures(setting.objective))
+    log.tell(RESULT, result_fields(told, verdict))
+    log.say(f"\n{told}\n{where(config.folder)}")
 
 
 def finish(
