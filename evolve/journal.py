@@ -25,7 +25,7 @@ from evolve.shown import distribution_text
 from evolve.storage import JOURNAL, Attributes, no_run
 
 CREATE_STUDY, DELETE_STUDY, SET_STUDY_USER_ATTR, CREATE_TRIAL = 0, 1, 2, 4  # Optuna's numbers of operations
-TRIAL = b'{"op_code":4,'  # how a line with a trial begins
+OPERATION, TRIAL = b'{"op_code":', b'{"op_code":4,'  # how a line begins, and one with a trial
 TORN = ".torn"  # beside a journal: what was cut from it
 
 Operation = dict[str, Any]
@@ -65,7 +65,7 @@ class Journal:
     def trials(self) -> Iterator[Attributes]:
         self._catch_up()
         for number, line in self._read(0, 0):
-            if line.startswith(TRIAL) and (attributes := self._finished(self._parsed(number, line))) is not None:
+            if TRIAL in line and (attributes := self._finished(self._parsed(number, line))) is not None:
                 yield attributes
 
     def add(self, trial: FrozenTrial, known: Callable[[Attributes], bool]) -> None:
@@ -110,7 +110,8 @@ class Journal:
         new: list[Attributes] = []
         fresh = self._begun == 0
         for number, line in self._read(self._begun, self._lines):
-            if not (fresh and line.startswith(TRIAL) and line.endswith(b"}\n")) or mend:
+            skipped = fresh and line.startswith(TRIAL) and line.count(OPERATION) == 1
+            if not skipped:
                 parsed = self._parsed(number, line, self._begun if mend else None)
                 self._apply(parsed)
                 if not fresh and (attributes := self._finished(parsed)) is not None:
@@ -146,7 +147,7 @@ class Journal:
                     break
             except ValueError:
                 pass
-            start = line.find(b'{"op_code":', start + 1)
+            start = line.find(OPERATION, start + 1)
         else:
             raise RunError(
                 f"run.storage ({JOURNAL}{self._path}): line {number + 1} is damaged; remove that line, or put back a "
