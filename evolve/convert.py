@@ -27,7 +27,7 @@ OPTIONS = (
     "--task-search-path: is score.include; put your folders there",
     "--random-seed, --timeout, --force-population-size: are seed, search.hours and search.population",
     "--trust-remote-code: is run.trust_remote_code",
-    "--wandb: nothing is sent anywhere; `evolve status` and report.md say where a run stands",
+    "--wandb: is run.trackers, a list that may name wandb; nothing is sent anywhere unless it does",
     "--storage-path, --reshard, --save-final-model: everything stands under run.output, the merged checkpoint too",
     "--strategy, --num-gpus, --in-memory, --merge-cuda, --batch-size: candidates are always merged in memory, on "
     "run.workers, in batches of score.batch_tokens",

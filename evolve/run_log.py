@@ -21,7 +21,7 @@ from evolve.trial import Trial
 
 NAME = "log.jsonl"
 LONGEST = 2000  # bytes of a line; fields that find no room are named in its `left_out`
-SERIES = 10  # items of a list that is written; a longer one is left out as well
+SERIES = 10  # numbers of a list that is written; a longer one is left out as well
 TEXT = 1000  # letters of a text
 HIDDEN = "***"
 
@@ -108,7 +108,7 @@ def line_of(event: str, fields: Mapping[str, Any], secrets: Collection[str], at:
 
 def is_series(value: Any) -> bool:
     """Whether it is a point, a gradient or the like, which the ledger holds."""
-    return isinstance(value, (list, tuple)) and len(value) > SERIES
+    return isinstance(value, (list, tuple)) and len(value) > SERIES and isinstance(value[0], float)
 
 
 def stamp(at: float) -> str:

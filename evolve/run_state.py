@@ -17,6 +17,7 @@ from evolve.trial import Trial
 from tasks.objective import total_of
 
 PLACEMENT = "placement"  # the ledger's attribute: [{"node": ..., "workers": n, "threads": t, "gpus": g}, ...]
+SHOWN = 8  # machines that are told one by one
 QUIET = 60.0  # seconds without a candidate, and
 SLOW = 3.0  # so many times the usual gap between two, after which that is said
 
@@ -128,12 +129,19 @@ def driver_line(state: State) -> str:
 
 
 def placement_lines(state: State) -> list[str]:
-    return [
-        f"workers: {each.get('workers')} on {each.get('node')}, {each.get('threads')} threads"
-        + (f" and {each['gpus']:g} GPU" if each.get("gpus") else "")
-        + " each"
-        for each in state.placement
-    ]
+    """A line a machine, of the first few."""
+    told = [placed_line(each) for each in state.placement[:SHOWN]]
+    rest = state.placement[SHOWN:]
+    if rest:
+        told.append(f"workers: {sum(int(each['workers']) for each in rest)} on {len(rest)} machines more")
+    return told
+
+
+def placed_line(row: Mapping[str, Any]) -> str:
+    threads, node = int(row["threads"]), str(row["node"])
+    gpus = f", {row['gpus']:g} GPU" if row.get("gpus") else ""
+    where = f"in {node}" if node == "this process" else f"on {node}"
+    return f"workers: {row['workers']} {where}, with {threads} thread{'s' * (threads != 1)}{gpus} each"
 
 
 def best_lines(state: State) -> list[str]:
@@ -160,7 +168,8 @@ def pace_lines(state: State) -> list[str]:
         told.append(f"left: {timedelta(seconds=round(seconds))}, until {key} ends it")
     if pace.utilisation is not None:
         told.append(
-            f"utilisation: {100 * pace.utilisation:.0f} % of {state.workers} workers' time since this start "
+            f"utilisation: {100 * pace.utilisation:.0f} % of the time of {state.workers} "
+            f"worker{'s' * (state.workers != 1)} since this start "
             "(without gradients, and without what is under way)"
         )
     usual = 1 / pace.candidates if pace.candidates else 0.0

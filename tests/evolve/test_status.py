@@ -142,7 +142,7 @@ def test_workers_are_as_busy_as_their_candidates_say(config: SearchConfig) -> No
         assert state_of(config, ledger, None, 2020.0).pace.utilisation is None  # of nobody knows how many
         ledger.set_attribute("event:000001", {"kind": START, "at": 2002.0, "workers": 2})
     state = seen(config, 2020.0)
-    assert line_of(state, "utilisation").startswith("utilisation: 20 % of 2 workers' time since this start")
+    assert line_of(state, "utilisation").startswith("utilisation: 20 % of the time of 2 workers since this start")
     assert line_of(state, "rate") == "rate: 3600 candidates an hour (over the last 3)"
     assert line_of(state, "last candidate") == ""
     with sole_driver(config) as (ledger, _):
@@ -152,11 +152,15 @@ def test_workers_are_as_busy_as_their_candidates_say(config: SearchConfig) -> No
         ]
         ledger.set_attribute("placement", nodes)
     state = seen(config, 2020.0)
-    assert line_of(state, "utilisation").startswith("utilisation: 10 % of 4 workers'")
+    assert line_of(state, "utilisation").startswith("utilisation: 10 % of the time of 4 workers")
     assert [line for line in lines(state) if line.startswith("workers")] == [
-        "workers: 3 on a, 2 threads each",
-        "workers: 1 on b, 8 threads and 0.5 GPU each",
+        "workers: 3 on a, with 2 threads each",
+        "workers: 1 on b, with 8 threads, 0.5 GPU each",
     ]
+    many = [{"node": "this process", "workers": 1, "threads": 1, "gpus": 0}, *[nodes[0]] * 20]
+    told = [line for line in lines(replace(state, placement=many)) if line.startswith("workers")]
+    assert told[0] == "workers: 1 in this process, with 1 thread each"
+    assert told[-1] == "workers: 39 on 13 machines more"
     assert not [line for line in lines(replace(state, holder=None)) if line.startswith(("workers", "rate", "left"))]
 
 
