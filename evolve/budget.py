@@ -39,12 +39,15 @@ class Budget:
             return f"search.trials ({self.trials}) is used up"
         return "" if self.times(each, spent) > begun else f"search.documents ({self.documents}) is used up"
 
+    @property
+    def late(self) -> bool:
+        """Whether the hours are over, so that nothing is begun any more."""
+        hours = (self.used_seconds + time.time() - self.started) / 3600
+        return self.hours is not None and hours >= self.hours
+
     def candidates(self, trials: int) -> int:
         """How many more candidates may be evaluated now, where there are `trials` already."""
-        hours = (self.used_seconds + time.time() - self.started) / 3600
-        if self.hours is not None and hours >= self.hours:
-            return 0
-        return max(0, self.trials - trials)
+        return 0 if self.late else max(0, self.trials - trials)
 
     def times(self, each: int, spent: int) -> int:
         """How many times `each` documents may still be scored after `spent` of them."""

@@ -16,6 +16,8 @@ from evolve.setting import Setting
 from evolve.start import local_device
 from evolve.trial import Failure, Job
 
+MARGIN = 3  # times a candidate's time here: others run beside it, and a worker's first one takes longer
+
 
 def check(path: Path, timed: bool, threads: int | None = None) -> None:
     """Print what a run would find, with `threads` a worker on this machine (None: to be chosen). Raises what a user
@@ -26,7 +28,7 @@ def check(path: Path, timed: bool, threads: int | None = None) -> None:
     check_weights(setting)
     print(f"checkpoint: {findings.plan.write_bytes / 2**20:.1f} MiB will be written to {config.folder / 'checkpoint'}")
     if config.run.address != "local":
-        from evolve.cluster import connect
+        from evolve.joining import connect
 
         with ExitStack() as stack:
             connect(config.run.address, None, stack)
@@ -36,7 +38,14 @@ def check(path: Path, timed: bool, threads: int | None = None) -> None:
         print(f"workers: {workers.text}, up to {workers.memory / 2**30:.1f} GiB each")
     if timed:
         computing = findings.workers.threads if findings.workers else 1
-        print(f"time: {time_of_run(findings, seconds_of_candidate(findings, computing))}")
+        seconds = seconds_of_candidate(findings, computing)
+        print(f"time: {time_of_run(findings, seconds)}")
+        minutes = config.run.candidate_minutes
+        if minutes is not None and seconds > 60 * minutes / MARGIN:
+            print(
+                f"warning: run.candidate_minutes ({minutes:g}) leaves little to candidates, which take {seconds:.1f} s "
+                f"here without their merge; give them {MARGIN} times that"
+            )
     print("all is well")
 
 

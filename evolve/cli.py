@@ -21,6 +21,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from evolve import cluster_options, merge_options, score_options
+from evolve.interruption import INTERRUPTION
 from tasks.spec import BATCH_TOKENS
 
 app = typer.Typer(
@@ -255,7 +256,7 @@ def imported(module: str) -> ModuleType:
 
 def listen(handler: Callable[[int, object], None] | signal.Handlers) -> None:
     """For Ctrl-C, and for SIGTERM as well: a cluster that stops us is no other."""
-    for each in (signal.SIGINT, signal.SIGTERM):
+    for each in (signal.SIGINT, signal.SIGTERM, signal.SIGALRM):  # the last one rings when a SIGTERM has waited
         signal.signal(each, handler)
 
 
@@ -266,6 +267,8 @@ def leave(message: str) -> None:
 
 
 def interrupt(number: int, signals: list[int]) -> None:
+    if INTERRUPTION.waits(number):
+        return
     signals.append(number)
     raise KeyboardInterrupt
 

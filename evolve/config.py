@@ -133,6 +133,12 @@ class Run(Section):
         Annotated[Annotated[int, Field(ge=1)], Tag("<count>")] | Annotated[Literal["auto"], Tag("<name>")],
         Discriminator(kind),
     ] = Field("auto", description="auto: one a GPU, else by cores and memory")
+    cpu_workers: bool = Field(
+        False, description="on a cluster with GPUs, take CPU workers too, on the machines that have no GPU"
+    )
+    candidate_minutes: float | None = Field(
+        None, gt=0, description="what takes longer is tried once more and then a failure; null: no bound"
+    )
     address: str = Field("local", description="or a Ray address: auto, host:6379, ray://host:10001")
     output: str = Field("results", description="where results/<name>/ stands")
     storage: str | None = Field(None, description="a database URL; null: results/<name>/study.db")

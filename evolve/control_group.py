@@ -64,3 +64,13 @@ def cores() -> int | None:
         if len(quota) == 2:
             shares.append(max(1, quota[0] // quota[1]))
     return min(shares, default=None)
+
+
+def memory_kills() -> int:
+    """How many processes the kernel of this machine has killed for want of memory, in whatever group; 0 where it does
+    not tell."""
+    try:
+        lines = Path("/proc/vmstat").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return 0
+    return sum(int(line.split()[1]) for line in lines if line.startswith("oom_kill "))

@@ -43,11 +43,17 @@ class Evaluator:
         )
         resident = self._resident.module
         self._there: str | None = None  # digest of the recipe whose weights the resident module is known to have
+        self._batch_tokens = config.score.batch_tokens
         # Of modules that stay, each with its own.
         self._scorers = [] if resident is None else [(resident, self._scorer_with(resident))]
 
-    def evaluate(self, job: Job) -> Evaluation:
-        """The outcome of a job. What a candidate does wrong is a Failure; other errors are raised."""
+    def evaluate(self, job: Job, *, smaller: bool = False) -> Evaluation:
+        """The outcome of a job. What a candidate does wrong is a Failure; other errors are raised.
+
+        `smaller`: in batches of half the size, from now on: there was no memory for whole ones.
+        """
+        if smaller:
+            self._halve()
         scored = False
         try:
             evaluation = self._evaluated(job)
@@ -56,6 +62,11 @@ class Evaluator:
         finally:
             if not scored:
                 self._there = None
+
+    def _halve(self) -> None:
+        whole = self._setting.config.score.batch_tokens
+        if self._batch_tokens == whole:
+            self._batch_tokens, self._scorers = max(SMALLEST, whole // 2), []
 
     def _evaluated(self, job: Job) -> Evaluation:
         start = time.perf_counter()
@@ -102,7 +113,7 @@ class Evaluator:
     def _slope_with(self, module: torch.nn.Module, job: Job) -> Slope:
         setting = self._setting
         objective = setting.objective if job.weights is None else setting.objective.weighed(job.weights)
-        tokens = max(SMALLEST, setting.config.score.batch_tokens // HELD)
+        tokens = max(SMALLEST, self._batch_tokens // HELD)
         if self._share is None:  # a property of the architecture
             self._share = bears_sharing(module)
         return Slope(
@@ -157,7 +168,7 @@ class Evaluator:
             self._setting.prepared,
             module,
             self._resident.tokenizer,
-            batch_tokens=self._setting.config.score.batch_tokens,
+            batch_tokens=self._batch_tokens,
             device=self._device,
         )
 

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 from typing import Protocol
 
 from evolve.evaluator import Evaluator
+from evolve.interruption import INTERRUPTION
 from evolve.trial import Evaluation, Failure, Job
 
 ATTEMPTS = 2  # a job whose worker raises or dies is tried once more, then it is a recorded failure
@@ -32,17 +33,18 @@ class InProcess:
 
     def run(self, jobs: Iterable[Job]) -> Iterator[tuple[Job, Evaluation]]:
         for job in jobs:
-            yield job, attempt(self._evaluator, job)
+            with INTERRUPTION.finishing():
+                yield job, attempt(self._evaluator, job)
 
     def close(self) -> None:
         """Nothing to release."""
 
 
-def attempt(evaluator: Evaluator, job: Job) -> Evaluation:
-    """The evaluation, with a second try where the first one raised."""
+def attempt(evaluator: Evaluator, job: Job, *, smaller: bool = False) -> Evaluation:
+    """The evaluation, with a second try where the first one raised. `smaller`: in batches of half the size."""
     for _ in range(ATTEMPTS):
         try:
-            return evaluator.evaluate(job)
+            return evaluator.evaluate(job, smaller=smaller)
         except Exception as error:
             failure = Failure("error", f"{type(error).__name__}: {' '.join(str(error).split())[:500]}")
     return Evaluation(failure)

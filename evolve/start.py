@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from itertools import chain
+from typing import Any
 
 from evolve.config import SearchConfig
+from evolve.course import draws_of
 from evolve.executor import Executor, InProcess
 from evolve.preflight import Findings
+from evolve.setting import Setting
+from evolve.time_limit import TimeLimit
 from evolve.trial import Evaluation, Job
 from evolve.workers import counted, worker_bytes
 
@@ -22,8 +26,16 @@ def local_device() -> str:
 class LazyExecutor:
     """An executor that starts its workers with the first job: re-opening a finished run costs nothing."""
 
-    def __init__(self, config: SearchConfig, findings: Findings, say: Callable[[str], None]) -> None:
-        self._config, self._findings, self._say = config, findings, say
+    def __init__(
+        self,
+        config: SearchConfig,
+        findings: Findings,
+        say: Callable[[str], None],
+        placed: Callable[[list[dict[str, Any]]], None] = lambda _: None,
+    ) -> None:
+        """`placed` is told where the workers are when they have started and whenever that has changed: rows with
+        `node`, `workers`, `threads`, `gpus`, as `evolve.fleet.Fleet.placement` makes them."""
+        self._config, self._findings, self._say, self._placed = config, findings, say, placed
         self._executor: Executor | None = None
 
     @property
@@ -44,14 +56,33 @@ class LazyExecutor:
             self._executor.close()
 
     def _start(self) -> Executor:
-        workers = self._findings.workers
-        if workers is not None and workers.count == 1:
+        workers, minutes = self._findings.workers, self._config.run.candidate_minutes
+        if workers is not None and workers.count == 1 and minutes is None:
             from evolve.evaluator import Evaluator
 
             self._say(f"one worker, in this process, {counted(workers.threads, 'thread')}")
-            return InProcess(Evaluator(self._config, device=local_device(), threads=workers.threads))
+            device = local_device()
+            self._placed(
+                [{"node": "this process", "workers": 1, "threads": workers.threads, "gpus": int(device != "cpu")}]
+            )
+            return InProcess(Evaluator(self._config, device=device, threads=workers.threads))
         from evolve.cluster import RayExecutor
 
-        executor = RayExecutor(self._config, workers, worker_bytes(self._findings.setting))
+        setting = self._findings.setting
+        limit = time_limit(setting)
+        executor = RayExecutor(self._config, workers, worker_bytes(setting), limit=limit, placed=self._placed)
         self._say(executor.describe())
         return executor
+
+
+def time_limit(setting: Setting) -> TimeLimit:
+    """`run.candidate_minutes`, for as many documents as a candidate of the search is scored on."""
+    sets = setting.prepared.documents.values()
+    return TimeLimit(
+        setting.config.run.candidate_minutes,
+        {
+            "search": draws_of(setting).size,
+            "selection": sum(len(each.selection) for each in sets),
+            "report": sum(len(each.report) for each in sets),
+        },
+    )

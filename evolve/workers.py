@@ -87,6 +87,28 @@ def spread_workers(nodes: Sequence[Node], wanted: int | None, memory: int) -> Wo
     return Workers(count, threads, gpu_share(each) if gpus else 0, memory)
 
 
+def spread_kinds(nodes: Sequence[Node], wanted: int | None, memory: int, *, cpus: bool) -> tuple[Workers, ...]:
+    """As `spread_workers`; where there are GPUs and `cpus` is asked for, CPU workers on the machines without one too.
+
+    `wanted` counts those with a GPU; the others are as many as their machines bear.
+    """
+    first = spread_workers(nodes, wanted, memory)
+    rest = [node for node in nodes if not node.gpus]
+    beside = spread_workers(rest, None, memory)
+    if not (cpus and first.gpus and any(bears(node, beside, True) for node in rest)):
+        return (first,)
+    return first, beside
+
+
+def bears(node: Node, kind: Workers, accelerated: bool) -> int:
+    """How many workers of this kind a machine bears by itself; `accelerated`: among the run's workers are some with a
+    GPU, so that machines with GPUs are for these."""
+    fitting = min(node.memory // kind.memory, node.cores // kind.threads)
+    if kind.gpus:
+        return min(fitting, node.gpus * int(1 / kind.gpus + 1e-6))
+    return 0 if accelerated and node.gpus else fitting
+
+
 def sharing(count: int, gpus: int) -> int:
     """How many of `count` workers share a GPU: a worker cannot have parts of two."""
     return -(-count // gpus)

@@ -37,7 +37,10 @@ def test_only_machines_that_are_there_count(monkeypatch: pytest.MonkeyPatch) -> 
         {"Alive": False, "Resources": {}},
     ]
     monkeypatch.setattr(cluster.ray, "nodes", lambda: nodes)
-    assert cluster.cluster_workers(config(), 10**9) == Workers(1, 8, 1, 10**9)
+    assert cluster.cluster_kinds(config(), 10**9) == (Workers(1, 8, 1, 10**9),)
+    both = (Workers(1, 8, 1, 10**9), Workers(32, 1, 0, 10**9))
+    assert cluster.cluster_kinds(config(cpu_workers=True), 10**9) == both
     nodes[1]["Alive"] = False
-    assert cluster.cluster_workers(config(), 10**9) == Workers(32, 1, 0, 10**9)
-    assert cluster.cluster_workers(config(workers=2), 10**9) == Workers(2, 16, 0, 10**9)
+    for run in ({}, {"cpu_workers": True}):
+        assert cluster.cluster_kinds(config(**run), 10**9) == (Workers(32, 1, 0, 10**9),)
+    assert cluster.cluster_kinds(config(workers=2), 10**9) == (Workers(2, 16, 0, 10**9),)

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from engine.recipe import Recipe
+from evolve import cluster, executor
 from evolve.cluster import RayExecutor
 from evolve.config import SearchConfig
 from evolve.evaluator import Evaluator
 from evolve.executor import Executor, InProcess
+from evolve.interruption import Interruption
 from evolve.preflight import Findings
 from evolve.start import LazyExecutor
 from evolve.trial import Evaluation, Failure, Job
@@ -47,9 +51,9 @@ def job(weight: float) -> Job:
 @pytest.fixture(scope="module")
 def two() -> Iterator[RayExecutor]:
     """Two workers on Ray."""
-    executor = RayExecutor(config(workers=2), Workers(2, 1, 0, MEMORY), MEMORY)
-    yield executor
-    executor.close()
+    workers = RayExecutor(config(workers=2), Workers(2, 1, 0, MEMORY), MEMORY)
+    yield workers
+    workers.close()
 
 
 class Source:
@@ -65,9 +69,9 @@ class Source:
             yield job(0.1 * number)
 
 
-def taken(executor: Executor, source: Source) -> list[tuple[Job, Evaluation]]:
+def taken(workers: Executor, source: Source) -> list[tuple[Job, Evaluation]]:
     found = []
-    for each in executor.run(source):
+    for each in workers.run(source):
         found.append(each)
         source.results += 1
     return found
@@ -91,10 +95,38 @@ def test_on_ray_a_job_is_asked_for_when_a_worker_is_free(two: RayExecutor) -> No
 
 def test_who_has_just_finished_gets_the_next_job(two: RayExecutor) -> None:
     taken(two, Source(4))
-    last = two._idle[-1]
+    last = two._fleet.idle[-1]
     for _ in range(3):
         assert len(list(two.run([job(0.7)]))) == 1
-        assert two._idle[-1] is last
+        assert two._fleet.idle[-1] is last
+
+
+@pytest.fixture
+def interruption(monkeypatch: pytest.MonkeyPatch) -> Interruption:
+    """Of a test, as the process has but one."""
+    fresh = Interruption()
+    for module in (executor, cluster):
+        monkeypatch.setattr(module, "INTERRUPTION", fresh)
+    return fresh
+
+
+def test_after_an_interruption_what_runs_is_finished_and_nothing_begins(
+    two: RayExecutor, interruption: Interruption
+) -> None:
+    alone = InProcess(Evaluator(config()))
+    for worker, at_work in ((two, 2), (alone, 1)):
+        source = Source(9)
+        found = worker.run(source)
+        assert len(list(islice(found, 3))) == 3
+        assert interruption.waits(signal.SIGINT)
+        for _ in range(at_work - 1):
+            next(found)
+        with pytest.raises(KeyboardInterrupt):
+            next(found)
+        assert len(source.asked_after) == 3 + at_work - 1
+        assert not interruption.waits(signal.SIGINT)  # a second one is obeyed at once
+        interruption.asked = False
+    assert len(list(two.run([job(0.3)]))) == 1
 
 
 def test_looking_no_further_leaves_the_workers_usable(two: RayExecutor) -> None:
@@ -107,6 +139,6 @@ def test_looking_no_further_leaves_the_workers_usable(two: RayExecutor) -> None:
 def test_nothing_to_do_starts_nobody() -> None:
     said: list[str] = []
     findings: Any = Findings.__new__(Findings)  # nothing of it is looked at
-    executor = LazyExecutor(config(), findings, said.append)
-    assert list(executor.run(iter(()))) == []
-    assert (executor.started, said) == (False, [])
+    lazy = LazyExecutor(config(), findings, said.append)
+    assert list(lazy.run(iter(()))) == []
+    assert (lazy.started, said) == (False, [])

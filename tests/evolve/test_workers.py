@@ -16,8 +16,10 @@ from evolve.workers import (
     PROCESS_BYTES,
     Node,
     Workers,
+    bears,
     gpu_share,
     local_workers,
+    spread_kinds,
     spread_workers,
     worker_bytes,
 )
@@ -151,6 +153,42 @@ def test_a_cluster_can_place_its_workers(
     nodes: list[Node], wanted: int | None, expected: tuple[int, int, float]
 ) -> None:
     assert spread_workers(nodes, wanted, memory=1) == Workers(*expected, memory=1)
+
+
+def test_cpu_workers_beside_those_with_a_gpu() -> None:
+    nodes = [HEAD, Node(8, 2, 16), Node(4, 0, 2), Node(4, 0, 0)]
+    gpu, cpu = Workers(2, 4, 1, 1), Workers(34, 1, 0, 1)
+    assert spread_kinds(nodes, None, 1, cpus=False) == (gpu,)
+    assert spread_kinds(nodes, None, 1, cpus=True) == (gpu, cpu)
+    assert spread_kinds(nodes, 4, 1, cpus=True) == (Workers(4, 2, 0.5, 1), cpu)
+    assert spread_kinds([Node(8, 2, 16), Node(4, 0, 0)], None, 1, cpus=True) == (gpu,)  # no memory beside
+    assert spread_kinds([HEAD], None, 1, cpus=True) == (Workers(32, 1, 0, 1),)
+
+
+@pytest.mark.parametrize(
+    "nodes",
+    [
+        [HEAD, Node(8, 2, 16), Node(32, 4, 64)],
+        [Node(2, 4, 64)],
+        [Node(8, 4, 2)],
+        [Node(4, 0, 3), Node(8, 0, 2)],
+    ],
+)
+def test_machines_bear_together_what_was_spread_over_them(nodes: list[Node]) -> None:
+    for kinds in (spread_kinds(nodes, None, 1, cpus=cpus) for cpus in (False, True)):
+        for kind in kinds:
+            assert sum(bears(node, kind, bool(kinds[0].gpus)) for node in nodes) == kind.count
+
+
+def test_what_a_machine_bears_by_itself() -> None:
+    shared = Workers(6, 2, gpu_share(3), 4)
+    assert bears(Node(64, 2, 64), shared, True) == 6  # three on each GPU
+    assert bears(Node(8, 2, 64), shared, True) == 4
+    assert bears(Node(64, 2, 9), shared, True) == 2
+    assert bears(HEAD, shared, True) == 0
+    alone = Workers(3, 2, 0, 4)
+    assert bears(Node(9, 1, 64), alone, False) == 4
+    assert bears(Node(9, 1, 64), alone, True) == 0
 
 
 def test_this_machine_has_some() -> None:
