@@ -18,8 +18,13 @@ LOCAL_BUILDERS = ("json", "csv", "parquet", "text", "arrow", "xml")  # `dataset_
 def locate(config: dict[str, Any], folder: Path) -> dict[str, Any]:
     """The task's configuration with paths that exist. Raises TaskError that names the files that do not."""
     keywords = config.get("dataset_kwargs")
-    if config.get("dataset_path") not in LOCAL_BUILDERS or not isinstance(keywords, Mapping):
+    if config.get("dataset_path") not in LOCAL_BUILDERS:
         return config
+    if not isinstance(keywords, Mapping) or not any(keywords.get(key) for key in ("data_files", "data_dir")):
+        raise TaskError(  # else `datasets` takes all that lies in the working folder and below
+            f"dataset_path {config['dataset_path']!r}: no data is named; give dataset_kwargs, such as "
+            "{data_files: {test: my.jsonl}}"
+        )
     paths = {key: _located(keywords[key], folder) for key in ("data_files", "data_dir") if key in keywords}
     missing = [path for value in paths.values() for path in _missing(value)]
     if missing:

@@ -16,6 +16,7 @@ from tasks.build import Factory
 from tasks.catalog import Catalog, builtin
 from tasks.errors import TaskError, UnknownTask, did_you_mean, raise_all
 from tasks.quiet import silence_libraries
+from tasks.sandbox import use_sandbox
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,7 @@ class TaskLibrary:
 
     def __init__(self, include: Sequence[Path], admit: Callable[[str], None] = lambda name: None) -> None:
         silence_libraries()
+        use_sandbox()
         folders = tuple(Path(folder) for folder in include)
         raise_all(
             [

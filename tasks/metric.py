@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from lm_eval.api import metrics, registry
@@ -47,6 +49,8 @@ def check_metric_list(config: Mapping[str, Any]) -> None:
         name = entry.get("metric") if isinstance(entry, Mapping) else None
         if not isinstance(name, str):  # a function, or what lm-eval refuses by itself
             continue
+        if name not in registry.metric_registry or entry.get("hf_evaluate"):
+            check_published(name)
         if config.get("process_results") is None and name not in registry.metric_registry and not _evaluated(entry):
             known = sorted(registry.metric_registry)
             hint = did_you_mean(name, known)
@@ -60,6 +64,19 @@ def check_metric_list(config: Mapping[str, Any]) -> None:
             )
         if "aggregation" not in entry and registry.get_metric_aggregation(name) is None:
             raise UnknownMetric(f"metric_list: {name}: has no aggregation; give it one, such as `aggregation: mean`")
+
+
+def check_published(name: str) -> None:
+    """Raise UnknownMetric for what the `evaluate` library would take for a file, or for anybody's repository.
+
+    It runs a metric's code: only that of its own collection (huggingface.co/evaluate-metric) is let, which plain names
+    stand for, unless something of the name lies in the working folder, which would come first.
+    """
+    if not re.fullmatch(r"\w+", name) or Path(name).exists():
+        raise UnknownMetric(
+            f"metric_list: {name!r} would run code from outside of the task's folder; name a metric of lm-eval's or "
+            "evaluate's, or give `!function` a file beside the task's"
+        )
 
 
 def _evaluated(entry: Mapping[str, Any]) -> bool:

@@ -27,6 +27,7 @@ from tasks.errors import TaskError
 from tasks.gen_settings import check_settings
 from tasks.gold import Gold, find_gold
 from tasks.judging import judging
+from tasks.sandbox import bounded, try_chat_template
 from tasks.spec import PromptSettings
 
 
@@ -167,6 +168,9 @@ def chat_template(tokenizer: Any) -> Callable[..., str]:
     """
     if not getattr(tokenizer, "chat_template", None):
         raise TaskError("apply_chat_template: the tokenizer has no chat template; set it to false")
+    own = tokenizer.chat_template
+    for text in own.values() if isinstance(own, dict) else (own,):
+        try_chat_template(str(text))
 
     def render(messages: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
         keywords = {
@@ -180,7 +184,7 @@ def chat_template(tokenizer: Any) -> Callable[..., str]:
             without = [message for message in messages if message["role"] != "system"]
             return str(tokenizer.apply_chat_template(without, **keywords))
 
-    return render
+    return bounded(render)
 
 
 def remember_templates(task: ConfigurableTask, documents: Sequence[Document]) -> None:

@@ -96,3 +96,20 @@ def test_modules(task_with: Callable[..., Path], reference: str, said: str) -> N
 def test_what_lm_eval_brings_along_may_be_run(task_with: Callable[..., Any]) -> None:
     folder = task_with("lm_eval.tasks.hellaswag.utils.process_docs")
     check_functions(folder / "t.yaml", folder)
+
+
+@pytest.mark.parametrize("more", ["", ", hf_evaluate: true"])
+@pytest.mark.parametrize("name", ["{folder}/evil.py", "./evil", "someone/evil", "evil", "../elsewhere/evil"])
+def test_a_metric_that_is_somebodys_code(
+    name: str, more: str, tmp_path: Path, ran: Path, task_with: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = outside(tmp_path, ran)
+    (folder / "evil").mkdir()
+    (folder / "evil" / "evil.py").write_text(MARK.format(path=str(ran)))
+    monkeypatch.chdir(folder)
+    mine = task_with("")
+    with (mine / "t.yaml").open("a") as file:
+        file.write(f"metric_list: [{{metric: {name.format(folder=folder)}, aggregation: mean{more}}}]\n")
+    with pytest.raises(TaskError, match="would run code from outside of the task's folder"):
+        TaskLibrary([mine]).load("t")
+    assert not ran.exists()

@@ -168,6 +168,15 @@ def test_data_files_that_cannot_be_read(folder: Path, content: str, said: str) -
         TaskLibrary([folder]).load("write")
 
 
+@pytest.mark.parametrize("keywords", ["{}", "{data_filse: {test: pick.jsonl}}", "{data_files: null}", "[]"])
+def test_a_task_that_names_no_data_does_not_take_the_working_folder(folder: Path, keywords: str) -> None:
+    (folder / "none.yaml").write_text(f"task: none_named\ndataset_path: json\ndataset_kwargs: {keywords}\n")
+    with pytest.raises(
+        TaskError, match=r"task 'none_named': dataset_path 'json': no data is named; give dataset_kwargs"
+    ):
+        TaskLibrary([folder]).load("none_named")
+
+
 @pytest.mark.parametrize(
     ("asked", "said"),
     [
