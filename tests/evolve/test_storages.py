@@ -7,11 +7,14 @@ import errno
 import json
 import math
 import os
+import shutil
 import socket
 import subprocess
 import sys
 import threading
 import time
+import urllib.error
+import urllib.request
 from pathlib import Path
 from typing import Any
 
@@ -191,6 +194,46 @@ def test_a_killed_driver_is_followed_at_once(url: str, name: str) -> None:
     assert ended.returncode == 9
     with Lease(url, name):
         assert Ledger(url, name).trials() == [trial(0)]
+
+
+@pytest.mark.slow
+def test_optuna_dashboard_opens_it(url: str, name: str) -> None:
+    """It takes a journal by its path, and everything else by the URL of search.yaml."""
+    program = shutil.which("optuna-dashboard")
+    if program is None:
+        pytest.skip("optuna-dashboard is not installed")
+    ledger = Ledger(url, name)
+    for each in (trial(0), large(1), trial(2, value=None, failure=Failure("merge", "no"))):
+        ledger.record(each, GENES, VALUES)
+    ledger.add_event("start")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [program, str(journal_path(url) or url), "--host", "127.0.0.1", "--port", str(port)]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        studies = asked(f"http://127.0.0.1:{port}/api/studies")["study_summaries"]
+        (number,) = [each["study_id"] for each in studies if each["study_name"] == name]
+        found = asked(f"http://127.0.0.1:{port}/api/studies/{number}?after=0")
+        assert [each["state"] for each in found["trials"]] == ["Complete", "Complete", "Fail"]
+        assert [each["name"] for each in found["trials"][0]["params"]] == list(VALUES)
+    finally:
+        process.kill()
+        process.wait()
+
+
+def asked(address: str) -> Any:
+    """The answer of a server that may still be starting."""
+    deadline = time.monotonic() + 120
+    while True:
+        try:
+            with urllib.request.urlopen(address, timeout=60) as answer:
+                return json.load(answer)
+        except urllib.error.HTTPError:
+            raise
+        except OSError:
+            assert time.monotonic() < deadline
+            time.sleep(0.2)
 
 
 class Forgetful:
