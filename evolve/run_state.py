@@ -16,7 +16,9 @@ from evolve.report import headline, where
 from evolve.trial import Trial
 from tasks.objective import total_of
 
-PLACEMENT = "placement"  # the ledger's attribute: [{"node": ..., "workers": n, "threads": t, "gpus": g}, ...]
+PLACEMENT = (
+    "placement"  # the ledger's attribute: [{"node": ..., "workers": n, "threads": t, "gpus": g}, ...], "": nowhere
+)
 SHOWN = 8  # machines that are told one by one
 QUIET = 60.0  # seconds without a candidate, and
 SLOW = 3.0  # so many times the usual gap between two, after which that is said
@@ -64,7 +66,8 @@ def state_of(config: SearchConfig, ledger: Ledger, holder: Driver | None, now: f
     trials, events, figures = ledger.trials(), ledger.events(), recorded_figures(ledger, config)
     placement = ledger.attribute(PLACEMENT) or []
     starts = [event for event in events if event["kind"] == START]
-    counted = sum(int(each.get("workers", 0)) for each in placement) or (starts[-1].get("workers") if starts else None)
+    placed = sum(int(each["workers"]) for each in placement if each["node"])
+    counted = placed or (starts[-1].get("workers") if starts else None)
     return State(
         config=config,
         figures=figures,
@@ -139,6 +142,8 @@ def placement_lines(state: State) -> list[str]:
 
 def placed_line(row: Mapping[str, Any]) -> str:
     threads, node = int(row["threads"]), str(row["node"])
+    if not node:
+        return f"workers: {row['workers']} wait for room"
     gpus = f", {row['gpus']:g} GPU" if row.get("gpus") else ""
     where = f"in {node}" if node == "this process" else f"on {node}"
     return f"workers: {row['workers']} {where}, with {threads} thread{'s' * (threads != 1)}{gpus} each"

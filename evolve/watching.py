@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib import metadata
 from typing import Any
@@ -15,6 +15,7 @@ from evolve.ledger import Ledger
 from evolve.preflight import Findings
 from evolve.progress import Outcome, ProgressLog
 from evolve.run_log import NAME, RunLog
+from evolve.run_state import PLACEMENT
 
 
 @contextmanager
@@ -38,6 +39,18 @@ def watched(config: SearchConfig, findings: Findings, ledger: Ledger, log: Progr
         raise
     finally:
         log.dismiss(outcome)
+
+
+def placing(ledger: Ledger, log: ProgressLog) -> Callable[[list[dict[str, Any]]], None]:
+    """Who is told where the workers are, so that `evolve status` knows it: nowhere until then."""
+
+    def placed(rows: list[dict[str, Any]]) -> None:
+        ledger.set_attribute(PLACEMENT, rows)
+        log.tell("placement", {"nodes": rows})
+
+    if ledger.attribute(PLACEMENT):
+        ledger.set_attribute(PLACEMENT, [])  # of an earlier start
+    return placed
 
 
 def result_fields(headline: str, verdict: Mapping[str, Any]) -> dict[str, Any]:

@@ -147,6 +147,7 @@ def test_workers_are_as_busy_as_their_candidates_say(config: SearchConfig) -> No
     assert line_of(state, "last candidate") == ""
     with sole_driver(config) as (ledger, _):
         nodes = [
+            {"node": "", "workers": 2, "threads": 2, "gpus": 0},
             {"node": "a", "workers": 3, "threads": 2, "gpus": 0},
             {"node": "b", "workers": 1, "threads": 8, "gpus": 0.5},
         ]
@@ -154,10 +155,11 @@ def test_workers_are_as_busy_as_their_candidates_say(config: SearchConfig) -> No
     state = seen(config, 2020.0)
     assert line_of(state, "utilisation").startswith("utilisation: 10 % of the time of 4 workers")
     assert [line for line in lines(state) if line.startswith("workers")] == [
+        "workers: 2 wait for room",
         "workers: 3 on a, with 2 threads each",
         "workers: 1 on b, with 8 threads, 0.5 GPU each",
     ]
-    many = [{"node": "this process", "workers": 1, "threads": 1, "gpus": 0}, *[nodes[0]] * 20]
+    many = [{"node": "this process", "workers": 1, "threads": 1, "gpus": 0}, *[nodes[1]] * 20]
     told = [line for line in lines(replace(state, placement=many)) if line.startswith("workers")]
     assert told[0] == "workers: 1 in this process, with 1 thread each"
     assert told[-1] == "workers: 39 on 13 machines more"
