@@ -33,7 +33,7 @@ from evolve.start import LazyExecutor
 from evolve.study import Study, value_of
 from evolve.tracking import RESULT, trackings
 from evolve.trial import Trial
-from evolve.watching import result_fields, watched
+from evolve.watching import placing, result_fields, watched
 from search_spaces.assemble import labels
 
 LARGER = "; a larger budget, such as search.trials, goes on with it"
@@ -66,7 +66,7 @@ def drive(config: SearchConfig, findings: Findings, ledger: Ledger, lease: Lease
     count = None if findings.workers is None else findings.workers.count
     ledger.add_event("start", trials=len(before), workers=count)
     ended = ledger.attribute("verdict") is not None
-    workers = LazyExecutor(config, findings, log.say)
+    workers = LazyExecutor(config, findings, log.say, placing(ledger, log))
     executor = Remembering(workers, Items(config.folder / "items"), Keys(setting))
     try:
         log.stage("search", config.search.trials)
