@@ -21,7 +21,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from evolve.errors import RunError
 from evolve.lease_slots import FileSlot, Holder, RowSlot, Slot
-from evolve.storage import journal_path, storage_errors
+from evolve.storage import journal_path, storage_errors, with_driver
 
 BEAT = 5.0  # seconds between two heartbeats
 PATIENCE = 30.0  # seconds without a heartbeat after which a driver on another machine counts as dead
@@ -31,7 +31,7 @@ AWAY = (SQLAlchemyError, OSError, RunError)  # what a storage raises that does n
 
 def slot_of(url: str, run: str) -> Slot:
     path = journal_path(url)
-    return FileSlot(path, run) if path else RowSlot(url, run)
+    return FileSlot(path, run) if path else RowSlot(with_driver(url), run)
 
 
 def machine() -> str:

@@ -22,7 +22,7 @@ from evolve.errors import RunError
 from evolve.journal import Journal
 from evolve.parts import PREFIX, cut, is_head, joined, packed, unpacked
 from evolve.shown import frozen
-from evolve.storage import Attributes, Patience, Store, check_url, journal_path, storage_errors
+from evolve.storage import Attributes, Patience, Store, check_url, journal_path, storage_errors, with_driver
 from evolve.trial import Trial
 from search_spaces.gene import Gene, Value
 
@@ -107,7 +107,9 @@ def open_store(url: str, name: str, *, must_exist: bool) -> Store:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     check_url(url)
     path = journal_path(url)
-    return Journal(path, name, must_exist=must_exist) if path else Database(url, name, must_exist=must_exist)
+    return (
+        Journal(path, name, must_exist=must_exist) if path else Database(with_driver(url), name, must_exist=must_exist)
+    )
 
 
 def as_data(trial: Trial) -> dict[str, Any]:

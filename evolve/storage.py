@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import importlib.util
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -21,6 +22,10 @@ PAUSE = 2.0  # seconds at most between two attempts
 CONNECTING = 10  # seconds for a connection
 SILENT = 60  # seconds after which a connection that says nothing in the midst of a transaction is given up
 JOURNAL = "journal:"
+DRIVERS = {  # kind of database -> drivers and their modules, the preferred ones first
+    "postgresql": (("psycopg2", "psycopg2"), ("psycopg", "psycopg")),
+    "mysql": (("mysqldb", "MySQLdb"), ("pymysql", "pymysql")),
+}
 
 # Of a file system: it may answer again, as network folders do. A full or read-only one is the user's to mend.
 PASSING = {errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.ENOTCONN, errno.EHOSTDOWN, errno.EAGAIN, errno.EINTR}
@@ -60,6 +65,16 @@ def journal_path(url: str) -> Path | None:
     if not path.strip("/") or path.endswith("/"):
         raise RunError(f"run.storage ({url}): names no file; write journal:///folder/file, or journal:file from here")
     return Path(path)
+
+
+def with_driver(url: str) -> str:
+    """The URL with a driver that is installed, where it names none: which one is meant differs between versions of
+    SQLAlchemy."""
+    kind, separator, rest = url.partition("://")
+    for driver, module in DRIVERS.get(kind, ()):
+        if importlib.util.find_spec(module) is not None:
+            return f"{kind}+{driver}{separator}{rest}"
+    return url
 
 
 def engine_arguments(url: str) -> dict[str, Any]:
@@ -158,9 +173,9 @@ def remedy(told: str, url: str) -> str:
     if any(words in told.lower() for words in ("is full", "no space left", "quota exceeded", "could not extend file")):
         return "free disk space there, then run the same command again"
     if url.startswith("mysql") and "No module named" in told:
-        return "install the driver (pip install merge-evolve[mysql] brings the one of mysql+pymysql://)"
+        return "install the driver (pip install merge-evolve[mysql])"
     if url.startswith("postgres") and "No module named" in told:
-        return "install the driver (pip install merge-evolve[postgres] brings the one of postgresql://)"
+        return "install the driver (pip install merge-evolve[postgres])"
     return "check that it can be reached and written, then run the same command again"
 
 

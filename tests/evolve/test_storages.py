@@ -197,6 +197,12 @@ def test_a_killed_driver_is_followed_at_once(url: str, name: str) -> None:
 
 
 @pytest.mark.slow
+def test_a_url_without_a_driver_takes_the_one_that_is_installed(postgresql: str) -> None:
+    Ledger(postgresql.replace("+psycopg2", ""), "plain").record(trial(0), GENES, VALUES)
+    assert Ledger(postgresql, "plain").trials() == [trial(0)]
+
+
+@pytest.mark.slow
 def test_optuna_dashboard_opens_it(url: str, name: str) -> None:
     """It takes a journal by its path, and everything else by the URL of search.yaml."""
     program = shutil.which("optuna-dashboard")

@@ -1,11 +1,11 @@
 """Kill one search many times, restart it by the same command, and compare it with the run that was left alone.
 
-    python results/resume/kill_and_resume.py                      # from the root: 20 kills of the demo's search
-    python results/resume/kill_and_resume.py --kills 2 --trials 12
+    python results/reliability/driver.py                      # from the root: 50 kills of the demo's search
+    python results/reliability/driver.py --kills 2 --trials 12
 
 SIGKILL leaves the process no chance to put anything in order. The moments are drawn with a seed over the steps of
 the run: candidates of the search, finalists, models on the report documents; and at random within a step.
-Both runs work in a temporary folder. Writes kills.json and README.md beside itself.
+Both runs work in a temporary folder. Writes driver.json and driver.md beside itself.
 """
 
 from __future__ import annotations
@@ -110,12 +110,12 @@ def kept(folder: Path) -> int:
 def draw(kills: int, trials: int, finalists: int, models: int, seed: int) -> list[tuple[str, int]]:
     """(stage, step) of every kill, in the order of the run."""
     numbers = random.Random(seed)
-    report = max(kills // 5, min(1, kills - 1))
-    last = kills // 7
+    report = min(models - 1, max(kills // 5, min(1, kills - 1)))  # the last one may end before the kill
+    last = min(finalists, kills // 7)
     steps = {
         "search": numbers.sample(range(trials), min(trials, kills - report - last)),
-        "finalists": numbers.sample(range(finalists), min(finalists, last)),
-        "report": numbers.sample(range(models - 1), min(models - 1, report)),  # the last one may end before the kill
+        "finalists": numbers.sample(range(finalists), last),
+        "report": numbers.sample(range(models - 1), report),
     }
     return [(stage, step) for stage, drawn in steps.items() for step in sorted(drawn)]
 
@@ -186,7 +186,7 @@ steps of the run (seed {seed}) and at random within a step.
         f"| {each.in_flight} |\n"
         for each in kills
     )
-    foot = "\n`python results/resume/kill_and_resume.py` makes this page and kills.json.\n"
+    foot = "\n`python results/reliability/driver.py` makes this page and driver.json.\n"
     return head + "".join(rows) + foot
 
 
@@ -196,11 +196,12 @@ def yes(same: bool) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--kills", type=int, default=20)
+    parser.add_argument("--kills", type=int, default=50)
     parser.add_argument("--trials", type=int, default=60)
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", type=Path, default=HERE, help="folder of README.md and kills.json")
+    parser.add_argument("--minutes", type=float, default=1e9, help="of killing; then the run is left to end")
+    parser.add_argument("--out", type=Path, default=HERE, help="folder of driver.md and driver.json")
     options = parser.parse_args()
     name = yaml.safe_load(SEARCH.read_text(encoding="utf-8"))["name"]
     with tempfile.TemporaryDirectory() as temporary:
@@ -212,7 +213,11 @@ def main() -> None:
         path, folder = configuration(options.trials, options.workers, disturbed), disturbed / name
         delays = random.Random(options.seed + 1)
         kills: list[Kill] = []
+        begun = time.monotonic()
         for stage, step in draw(options.kills, options.trials, finalists, models, options.seed):
+            if time.monotonic() - begun > 60 * options.minutes:
+                print("the time for kills is over", flush=True)
+                break
             done = finalists if stage == "report" else 0
             delay = delays.uniform(0, DELAY)
             kills.append(kill(path, folder, len(kills) + 1, stage, step, delay, done, options.workers))
@@ -223,9 +228,9 @@ def main() -> None:
     facts = {"trials": options.trials, "workers": options.workers, "seed": options.seed, "same": same}
     options.out.mkdir(parents=True, exist_ok=True)
     text = json.dumps({**facts, "kills": [asdict(each) for each in kills]}, indent=2)
-    (options.out / "kills.json").write_text(text + "\n", encoding="utf-8")
+    (options.out / "driver.json").write_text(text + "\n", encoding="utf-8")
     page = readme(kills, same, options.trials, options.workers, options.seed)
-    (options.out / "README.md").write_text(page, encoding="utf-8")
+    (options.out / "driver.md").write_text(page, encoding="utf-8")
     sys.exit(0 if all(same.values()) else 1)
 
 

@@ -1,0 +1,215 @@
+"""Let the disk be full at every stage of a run, and compare the run with one that had room.
+
+    python results/reliability/disk.py                        # from the root, as root: the demo's search
+
+The run's folder stands on a small file system in memory (mount -t tmpfs), which starts too small. Whenever the run ends
+for want of room, everything in the folder is checked, the file system grows by a little, and the same command is given
+again, until the run is done. So the disk is full while trials, items, recipes, the checkpoint and the report are
+written. Writes disk.json and disk.md beside itself.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import re
+import shutil
+import sqlite3
+import struct
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import yaml
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parents[1]
+sys.path[:0] = [str(ROOT), str(HERE)]
+
+from driver import PATIENCE, SEARCH, begin, configuration, finish, recorded, trials_of, yes  # noqa: E402
+
+PAGE = 4096
+
+
+@dataclass(frozen=True)
+class Full:
+    number: int
+    size: int  # of the file system, bytes
+    code: int  # with which the run ended
+    where: str  # the file that its message names
+    message: str
+    trials: int
+    problems: list[str]  # what was found in the folder
+    leftovers: int  # files under names of their own that the next start removes
+
+
+def resize(folder: Path, size: int) -> None:
+    subprocess.run(["mount", "-o", f"remount,size={size}", str(folder)], check=True)
+
+
+def problems_of(folder: Path) -> list[str]:
+    """Files that are not whole under their final names."""
+    found = []
+    for path in sorted(folder.rglob("*")):
+        if not path.is_file() or path.name.startswith("."):
+            continue
+        try:
+            check(path)
+        except (ValueError, KeyError, OSError, sqlite3.Error, yaml.YAMLError, pa.ArrowException, struct.error) as error:
+            found.append(f"{path.relative_to(folder)}: {error}")
+    return found
+
+
+def check(path: Path) -> None:
+    """Raises if the file is not whole."""
+    if path.suffix == ".db":
+        with sqlite3.connect(path) as database:
+            if database.execute("pragma integrity_check").fetchone() != ("ok",):
+                raise ValueError("not a whole database")
+    elif path.suffix == ".json":
+        json.loads(path.read_text(encoding="utf-8"))
+    elif path.suffix == ".yaml":
+        if not yaml.safe_load(path.read_text(encoding="utf-8")):
+            raise ValueError("empty")
+    elif path.suffix == ".parquet":
+        pq.read_table(path)
+    elif path.suffix == ".safetensors":
+        with path.open("rb") as file:
+            header = json.loads(file.read(struct.unpack("<Q", file.read(8))[0]))
+            end = max(entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__")
+            if path.stat().st_size != file.tell() + end:
+                raise ValueError(f"{path.stat().st_size} bytes, {file.tell() + end} expected")
+    elif path.suffix in (".md", ".csv", ".html") and path.stat().st_size == 0:
+        raise ValueError("empty")
+
+
+def attempt(number: int, path: Path, folder: Path, size: int) -> Full | None:
+    """One start of the run; None where it was done."""
+    process, log = begin(path)
+    code = process.wait(PATIENCE)
+    if code == 0:
+        return None
+    lines = [line for line in log.read_text().splitlines() if line.strip()]
+    message = next((line for line in reversed(lines) if re.search(r"space|full|No room", line)), lines[-1])
+    where = re.search(rf"{re.escape(str(folder))}/([^\s:;)]+)", message)
+    kind = kind_of(where[1]) if where else "the folder"
+    problems = problems_of(folder) if folder.is_dir() else []
+    leftovers = sum(1 for each in folder.rglob(".*.unfinished"))
+    message = message.replace(str(folder.parent), "results")
+    return Full(number, size, code, kind, message, recorded(folder), problems, leftovers)
+
+
+def kind_of(name: str) -> str:
+    return re.sub(r"\d+-\d+\.parquet", "<n>.parquet", name)
+
+
+def growth(full: Full, numbers: random.Random) -> int:
+    """By how many bytes the file system grows: little where the next file is to be met as well."""
+    if full.where.startswith("checkpoint") and "safetensors" in full.where:
+        return 1_200_000
+    if full.where.startswith(("items", "study.db", "log.jsonl")) and full.trials:
+        return numbers.randint(4, 24) * PAGE
+    return 2 * PAGE if full.trials else 16 * PAGE
+
+
+def page(facts: dict[str, Any], tries: list[Full]) -> str:
+    same = facts["same"]
+    rows = "".join(
+        f"| {each.number} | {each.size // 1024} | {each.trials} | {each.where} | {each.code} | {len(each.problems)} "
+        f"| {each.leftovers} |\n"
+        for each in tries
+    )
+    met = ", ".join(f"{where} ({count})" for where, count in sorted(Counter(each.where for each in tries).items()))
+    return f"""# The disk was full {len(tries)} times
+
+The demo's search ({facts["trials"]} candidates) in a folder on a file system that was too small, given a
+little whenever the run ended for want of room, and started again by the same command; and the same search with room.
+What could not be written: {met}.
+
+| | |
+|---|---|
+| ended with exit code 2 and one message that says what to do | {yes(same["told"])} |
+| every file under its final name was whole, every time | {yes(same["whole"])} |
+| no recorded trial was lost, at any time | {yes(same["kept"])} |
+| all trials as with room: ids, points to the last bit, values, recipes | {yes(same["trials"])} |
+| best.yaml the same | {yes(same["winner"])} |
+| the checkpoint's weights the same, byte for byte | {yes(same["checkpoint"])} |
+| no leftovers in the folder at the end | {yes(same["clean"])} |
+
+| try | size, KB | trials recorded | full at | exit code | damaged files | unfinished files, until the next start |
+|---:|---:|---:|---|---:|---:|---:|
+{rows}
+Messages were such as `{tries[-1].message if tries else ""}`.
+
+`python results/reliability/disk.py` makes this page and disk.json.
+"""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--trials", type=int, default=16)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--first", type=int, default=256, help="KB that the file system has at first")
+    parser.add_argument(
+        "--minutes", type=float, default=60, help="after them the file system gets all the room it needs"
+    )
+    parser.add_argument("--out", type=Path, default=HERE)
+    options = parser.parse_args()
+    if os.geteuid() != 0:
+        sys.exit("mounting a small file system needs root")
+    name = yaml.safe_load(SEARCH.read_text(encoding="utf-8"))["name"]
+    numbers, begun = random.Random(options.seed), time.monotonic()
+    with tempfile.TemporaryDirectory() as temporary:
+        left = configuration(options.trials, 1, Path(temporary) / "alone")
+        finish(left)
+        path = configuration(options.trials, 1, Path(temporary) / "full")
+        small = path.parent / "small"
+        small.mkdir()
+        path.write_text(path.read_text().replace(f"output: {path.parent}", f"output: {small}"), encoding="utf-8")
+        size = options.first * 1024
+        subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "none", str(small)], check=True)
+        try:
+            folder, alone = small / name, left.parent / name
+            tries: list[Full] = []
+            while (full := attempt(len(tries) + 1, path, folder, size)) is not None:
+                tries.append(full)
+                print(full, flush=True)
+                if full.code != 2 and len(tries) > 1 and tries[-2].code != 2:
+                    sys.exit(f"the run failed twice:\n{path.with_suffix('.log').read_text()}")
+                size += growth(full, numbers)
+                resize(small, 10**9 if time.monotonic() - begun > 60 * options.minutes else size)
+            weights = "checkpoint/model.safetensors"
+            counts = [each.trials for each in tries]
+            trials = trials_of(folder, name)
+            same = {
+                "told": all(each.code == 2 and each.message.count(";") for each in tries),
+                "whole": not any(each.problems for each in tries),
+                "kept": counts == sorted(counts),
+                "trials": trials == trials_of(alone, name),
+                "winner": (folder / "best.yaml").read_bytes() == (alone / "best.yaml").read_bytes(),
+                "checkpoint": (folder / weights).read_bytes() == (alone / weights).read_bytes(),
+                "clean": not list(folder.rglob(".*.unfinished")),
+            }
+        finally:
+            subprocess.run(["umount", str(small)], check=True)
+            shutil.rmtree(small)
+    print(same)
+    facts = {"trials": options.trials, "seed": options.seed, "same": same}
+    options.out.mkdir(parents=True, exist_ok=True)
+    text = json.dumps({**facts, "tries": [asdict(each) for each in tries]}, indent=2)
+    (options.out / "disk.json").write_text(text + "\n", encoding="utf-8")
+    (options.out / "disk.md").write_text(page(facts, tries), encoding="utf-8")
+    sys.exit(0 if all(same.values()) else 1)
+
+
+if __name__ == "__main__":
+    main()
