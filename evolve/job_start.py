@@ -5,10 +5,12 @@ syntax of Python 3.7. The job's command names no environment: where Ray was star
 only the process of the node (raylet) knows it.
 """
 
+import json
 import os
 import subprocess
 import sys
 
+SETTINGS = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 OPTION = "--python_worker_command="
 FOUND = """
 import importlib.metadata, importlib.util, sys
@@ -22,11 +24,17 @@ except importlib.metadata.PackageNotFoundError:
 
 
 def main(version: str, environment: str) -> None:
-    """`version` is the client's; `environment`: cluster (the workers' own) or own (the Python that runs this)."""
-    python = worker_python() if environment == "cluster" else sys.executable
-    asked = subprocess.run([python, "-c", FOUND], stdout=subprocess.PIPE, text=True, cwd="/")
-    if asked.returncode:
-        what = "merge-evolve is not installed in it" if asked.returncode == 3 else "it cannot be run"
+    """`version` is the client's; `environment`: cluster (the workers' Python), job (the one that runs this, for which
+    Ray made an environment), or the path of another one, which the workers then use as well."""
+    python = environment
+    if environment in ("cluster", "job"):
+        python = worker_python() if environment == "cluster" else sys.executable
+    try:
+        asked = subprocess.run([python, "-c", FOUND], stdout=subprocess.PIPE, text=True, cwd="/")
+        what = {0: "", 3: "merge-evolve is not installed in it"}.get(asked.returncode, "it cannot be run")
+    except OSError as error:
+        what = f"it cannot be run ({error.strerror})"
+    if what:
         print(
             f"error: environment ({python} on the cluster): {what}; install it on every machine of the cluster, or "
             "submit with --env PATH or --pip merge-evolve"
@@ -35,8 +43,17 @@ def main(version: str, environment: str) -> None:
     there = asked.stdout.split("\n")[0]
     if there != version:
         print(f"warning: merge-evolve is {there} on the cluster, {version} where it was submitted")
+    if python == environment:
+        use_for_workers(python)
     sys.stdout.flush()
     os.execv(python, [python, "-m", "evolve", "run", "search.yaml"])
+
+
+def use_for_workers(python: str) -> None:
+    """Ray hands a job's settings to its process in this variable; workers take their environment from them."""
+    settings = json.loads(os.environ.get(SETTINGS) or "{}")
+    settings.setdefault("runtime_env", {})["py_executable"] = python
+    os.environ[SETTINGS] = json.dumps(settings)
 
 
 def worker_python() -> str:

@@ -24,7 +24,7 @@ def reach(address: str) -> None:
     parts = urlsplit(address)
     if parts.scheme not in ("http", "https") or not parts.hostname or "@" in parts.netloc:
         raise RunError(
-            f"--address ({parts.scheme}://{parts.netloc.rpartition('@')[2]}): is not the address of a job server; give "
+            f"--address ({address.rpartition('@')[2]}): is not the address of a job server; give "
             "that of the cluster's dashboard, such as http://head:8265"
         )
     for name in OVERRULING:

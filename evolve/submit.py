@@ -26,17 +26,16 @@ ANY_PYTHON = '"$(command -v python3 || command -v python)"'
 
 @dataclass(frozen=True)
 class Environment:
-    """Where the run finds `evolve` on the cluster: the job's runtime environment, its Python, files to send along."""
+    """Where the run finds `evolve` on the cluster."""
 
-    runtime: dict[str, Any] = field(default_factory=dict)
-    python: str = ANY_PYTHON
-    own: bool = False  # whether that Python is the one, or the workers' is looked for
-    files: dict[str, bytes] = field(default_factory=dict)
+    python: str = ANY_PYTHON  # runs the first step
+    kind: str = "cluster"  # as `evolve.job_start` takes it
+    runtime: dict[str, Any] = field(default_factory=dict)  # of Ray's job
+    files: dict[str, bytes] = field(default_factory=dict)  # to send along
 
     @property
     def entry(self) -> str:
-        version = metadata.version("merge-evolve")
-        return f"{self.python} {FIRST_STEP} {version} {'own' if self.own else 'cluster'}"
+        return f"{self.python} {FIRST_STEP} {metadata.version('merge-evolve')} {shlex.quote(self.kind)}"
 
 
 def submit(
@@ -158,14 +157,14 @@ def environment_of(path: str | None, pip: str | None) -> Environment:
         python = path if re.match(r"python[\d.]*$", Path(path).name) else f"{path.rstrip('/')}/bin/python"
         if not python.startswith("/"):
             raise ConfigError(f"--env ({path}): is no absolute path; give that of an environment on the cluster")
-        return Environment({"py_executable": python}, shlex.quote(python), own=True)
+        return Environment(kind=python)
     if pip is None:
         return Environment()
     if re.search(r"://[^/\s]*@", pip):
         raise ConfigError("--pip: its URL holds a user or password, which the cluster would show; leave them out")
     files = wheel_of(Path(pip)) if Path(pip).exists() else {}
     wanted = [f"${{RAY_RUNTIME_ENV_CREATE_WORKING_DIR}}/{place}" for place in files] or [pip]
-    return Environment({"pip": wanted}, "python", own=True, files=files)
+    return Environment("python", "job", {"pip": wanted}, files)
 
 
 def wheel_of(source: Path) -> dict[str, bytes]:

@@ -115,7 +115,7 @@ def rewrite(found: TaskFiles, path: Path) -> None:
         if not (leads and (is_pattern(said) or found.holds(target))):
             continue
         pattern = re.compile(rf"(?<![\w./-]){re.escape(said)}(?![\w./-])")
-        for each in (path, *templates(read(path), path)):
+        for each in with_templates(path):
             where = place(each)
             text, count = pattern.subn(lambda _: target, found.texts.get(where) or text_of(each))  # noqa: B023
             if count or target in text:
@@ -152,6 +152,13 @@ def whole(path: Path, depth: int = 10) -> dict[str, Any]:
     for each in templates(config, path) if depth else ():
         joined |= whole(each, depth - 1)
     return joined | config
+
+
+def with_templates(path: Path, depth: int = 10) -> Iterator[Path]:
+    """A YAML and all that it is made of."""
+    yield path
+    for each in templates(read(path), path) if depth else ():
+        yield from with_templates(each, depth - 1)
 
 
 def templates(config: Mapping[str, Any], path: Path) -> list[Path]:
