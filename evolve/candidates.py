@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 from engine.recipe import Recipe
-from evolve.trial import Candidate, Trial
+from evolve.race import Finish
+from evolve.statistics import standard_error
+from evolve.trial import Candidate, Failure, Trial
 from search_spaces.space import SearchSpace
+from tasks.objective import Objective, total_of
 
 
 def candidate_of(trial: Trial, space: SearchSpace) -> Candidate:
@@ -39,3 +43,44 @@ def copy_of(trial: Trial, candidate: Candidate) -> Trial:
         seconds={},
         finished=time.time(),
     )
+
+
+def trial_of(
+    candidate: Candidate, finish: Finish, parts: dict[str, float], objective: Objective, *, whole: bool
+) -> Trial:
+    """What became of a candidate. `parts`: what each task came to, `whole`: on all documents."""
+    evaluation, utilities = finish.evaluation, finish.utilities
+    blank = Trial(
+        id=candidate.id,
+        generation=candidate.generation,
+        point=candidate.point,
+        digest=candidate.recipe.digest,
+        value=None,
+        seconds=evaluation.seconds,
+        finished=time.time(),
+        origin=candidate.origin,
+        recipe=data_of(candidate),
+    )
+    outcome = evaluation.outcome
+    if isinstance(outcome, Failure):
+        return replace(blank, failure=outcome)
+    if utilities is None:
+        what = "the objective is not finite: an answer has no probability, or a perplexity overflows"
+        return replace(blank, failure=Failure("not finite", what))
+    weights = objective.weights
+    return replace(
+        blank,
+        value=value_of(parts, weights),
+        standard_error=standard_error(utilities, weights),
+        documents=sum(map(len, utilities.values())),
+        tasks=objective.metrics(outcome.measures),
+        loglikelihoods=objective.loglikelihoods(outcome.measures),
+        parts=parts,
+        errors={task: standard_error({task: its}, {task: 1.0}) for task, its in utilities.items()},
+        whole=whole,
+    )
+
+
+def value_of(parts: Mapping[str, float], weights: Mapping[str, float]) -> float:
+    """The weighted mean over tasks."""
+    return total_of(weights[task] * part for task, part in parts.items()) / total_of(weights[task] for task in parts)

@@ -118,6 +118,10 @@ class Search(Section):
     sample: int | None = Field(
         None, ge=2, description="search documents of each task that a generation is scored on, drawn anew; null: all"
     )
+    asynchronous: bool = Field(
+        False,
+        description="no generations: a worker that is free gets the next point at once; no two runs are then the same",
+    )
     race: bool = Field(True, description="stop scoring what is clearly among the losers of its generation")
     stop_early: bool = Field(
         True, description="end where nothing is found that beats the models and plain merges it began with"
@@ -141,8 +145,10 @@ class Run(Section):
     )
     address: str = Field("local", description="or a Ray address: auto, host:6379, ray://host:10001")
     output: str = Field("results", description="where results/<name>/ stands")
-    storage: str | None = Field(None, description="a database URL; null: results/<name>/study.db")
-    trackers: tuple[str, ...] = Field((), strict=False, description="who else shows the run: tensorboard, mlflow, wandb")
+    storage: str | None = Field(None, description="a database URL, journal:///FILE; null: results/<name>/study.db")
+    trackers: tuple[str, ...] = Field(
+        (), strict=False, description="who else shows the run: tensorboard, mlflow, wandb"
+    )
     trust_remote_code: bool = Field(False, description="run model code that a checkpoint brings along")
 
 
@@ -169,6 +175,15 @@ class SearchConfig(Section):
             raise ValueError(
                 f"search.sample ({sample}) is drawn from score.documents.search ({documents}), which are fewer; lower "
                 "the one or raise the other"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def sample_for_generations(self) -> SearchConfig:
+        if self.search.sample is not None and self.search.asynchronous:
+            raise ValueError(
+                f"search.sample ({self.search.sample}) draws documents for each generation, and an asynchronous "
+                "search has none; leave one of them out"
             )
         return self
 

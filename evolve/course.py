@@ -65,6 +65,7 @@ def searched(study: Study, setting: Setting, log: Log, questions: int) -> Search
         floors=score.floors,
         climb=climb_of(setting, study, log),
         over=over,
+        steady=OPTIMIZERS[setting.config.search.optimizer].steady if setting.config.search.asynchronous else None,
     )
     in_vain = any(answers)
     ended = IN_VAIN if in_vain else study.used_up or NOTHING_LEFT
@@ -135,10 +136,11 @@ def summary(found: Descent, climbed: str) -> str:
 
 def over_of(setting: Setting, study: Study, questions: int) -> Callable[[], bool]:
     """Whether the search has become idle, where it may say so: of metrics that are means over documents, where nothing
-    but better values is looked for."""
+    but better values is looked for, and where generations leave the time to ask."""
     means = setting.objective.is_metric and all(goal.aggregation == "mean" for goal in setting.objective.goals)
     single = not setting.config.score.floors and setting.problem.objectives == 1
-    if not (setting.config.search.stop_early and means and single):
+    asks = setting.config.search.stop_early and not setting.config.search.asynchronous
+    if not (asks and means and single):
         for _ in range(questions):  # of an earlier start that might end: their documents count
             study.decide("worth", dict)
         return lambda: False

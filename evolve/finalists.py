@@ -9,14 +9,13 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from engine.recipe import Recipe
-from evolve.candidates import recipe_of
+from evolve.candidates import recipe_of, value_of
 from evolve.errors import RunError
 from evolve.floors import violation
 from evolve.levels import ONE_SIDED
 from evolve.loop import GRADIENT
 from evolve.opening import START
 from evolve.statistics import clearly_below
-from evolve.study import value_of
 from evolve.trial import Point, Trial
 from search_spaces.space import SearchSpace
 from tasks.objective import Objective, Utilities

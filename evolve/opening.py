@@ -20,9 +20,10 @@ from evolve.baselines import (
     opening_merges,
     start_name,
 )
+from evolve.candidates import value_of
 from evolve.errors import RunError
 from evolve.normalisation import gaps
-from evolve.study import Proposal, Study, value_of
+from evolve.study import Proposal, Study
 from evolve.trial import Point, Trial
 from search_spaces.depth import Family
 from search_spaces.mixture import mixture_point

@@ -72,9 +72,13 @@ def lap(candidates: Sequence[Candidate], only: Only, executor: Executor, objecti
     by_key = {each.recipe.digest: each for each in candidates}
     jobs = [Job(key=key, documents="search", recipe=each.recipe, only=only) for key, each in by_key.items()]
     for job, evaluation in executor.run(jobs):
-        outcome = evaluation.outcome
-        utilities = None if isinstance(outcome, Failure) else objective.utilities(outcome.measures)
-        yield Finish(by_key[job.key], evaluation, utilities if is_finite(utilities, objective) else None)
+        yield finish_of(by_key[job.key], evaluation, objective)
+
+
+def finish_of(candidate: Candidate, evaluation: Evaluation, objective: Objective) -> Finish:
+    outcome = evaluation.outcome
+    utilities = None if isinstance(outcome, Failure) else objective.utilities(outcome.measures)
+    return Finish(candidate, evaluation, utilities if is_finite(utilities, objective) else None)
 
 
 def is_finite(utilities: Utilities | None, objective: Objective) -> bool:

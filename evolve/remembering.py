@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -27,27 +28,37 @@ class Remembering:
     def __init__(self, inner: Executor, items: Items, keys: Keys) -> None:
         self._inner, self._items, self._keys = inner, items, keys
 
-    def run(self, jobs: Sequence[Job]) -> Iterator[tuple[Job, Evaluation]]:
+    def run(self, jobs: Iterable[Job]) -> Iterator[tuple[Job, Evaluation]]:
         waiting: dict[tuple[str, Documents], tuple[Job, dict[str, Item]]] = {}
-        asked = []
-        for job in jobs:
-            if job.slopes:
-                asked.append(job)
-                continue
-            digests = self._digests(job)
-            known = self._items.known(self._keys.candidate(job))
-            missing = missing_of(digests, known)
-            if not missing:
-                yield job, Evaluation(score_of(digests, known))
-                continue
-            waiting[job.key, job.documents] = job, known
-            asked.append(replace(job, only=missing) if known else job)
-        for part, evaluation in self._inner.run(asked):
+        answered: deque[tuple[Job, Evaluation]] = deque()
+
+        def asked() -> Iterator[Job]:
+            for job in jobs:
+                if job.slopes:
+                    yield job
+                    continue
+                known = self._items.known(self._keys.candidate(job))
+                missing = missing_of(self._digests(job), known)
+                if missing:
+                    waiting[job.key, job.documents] = job, known
+                    yield replace(job, only=missing) if known else job
+                else:
+                    answered.append((job, Evaluation(score_of(self._digests(job), known))))
+
+        for part, evaluation in self._inner.run(asked()):
+            while answered:
+                yield answered.popleft()
             if part.slopes:
                 yield part, evaluation
                 continue
             job, known = waiting.pop((part.key, part.documents))
             yield job, self._remember(job, known, evaluation)
+        yield from answered
+
+    def known(self, job: Job) -> Evaluation | None:
+        """What the database answers to all of a job; None where something is missing."""
+        digests, known = self._digests(job), self._items.known(self._keys.candidate(job))
+        return None if missing_of(digests, known) else Evaluation(score_of(digests, known))
 
     def close(self) -> None:
         self._inner.close()

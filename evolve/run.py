@@ -14,6 +14,7 @@ from engine.recipe import Recipe
 from evolve.atomic import replacing, write_json, write_text
 from evolve.baselines import opening_merge
 from evolve.budget import Budget
+from evolve.candidates import value_of
 from evolve.config import SearchConfig, load_config
 from evolve.course import Searched, draws_of, searched
 from evolve.ending import decide
@@ -30,7 +31,7 @@ from evolve.remembering import Keys, Remembering
 from evolve.report import headline, report_text, trials_csv, where
 from evolve.report_facts import Facts
 from evolve.start import LazyExecutor
-from evolve.study import Study, value_of
+from evolve.study import Study
 from evolve.tracking import RESULT, trackings
 from evolve.trial import Trial
 from evolve.watching import placing, result_fields, watched
@@ -49,7 +50,7 @@ def run(path: Path, threads: int | None = None, address: str | None = None) -> N
         log.say(f"{config.name}: checking models, tasks and space")
         findings = preflight(config, log.say, threads)
         config = resolved(config, findings.setting.population)
-        with sole_driver(config) as (ledger, lease), watched(config, findings, ledger, log):
+        with sole_driver(config, log.say) as (ledger, lease), watched(config, findings, ledger, log):
             drive(config, findings, ledger, lease, log)
 
 
@@ -79,6 +80,7 @@ def drive(config: SearchConfig, findings: Findings, ledger: Ledger, lease: Lease
             draws_of(setting),
             watcher=log,
             check=lease.check,
+            known=executor.known,
         )
         for tracking in trackings(config, log.say):
             log.listen(tracking)

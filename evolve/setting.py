@@ -83,7 +83,11 @@ class Setting:
 
     @property
     def population(self) -> int:
-        row = named(OPTIMIZERS, self.config.search.optimizer, "optimizer", "search.optimizer")
+        name = self.config.search.optimizer
+        row = named(OPTIMIZERS, name, "optimizer", "search.optimizer")
+        if self.config.search.asynchronous and row.steady is None:
+            able = ", ".join(each for each, other in OPTIMIZERS.items() if other.steady)
+            raise ConfigError(f"search.asynchronous: {name} needs generations; set it to false, or take one of {able}")
         genes = self.space.genes
         moving = len(coarsest(genes)) if row.grows and self.config.search.grow else len(genes)
         return self.config.search.population or row.population(moving)

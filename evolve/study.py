@@ -6,23 +6,23 @@ way without scoring anything, and goes on where the ledger ends.
 
 from __future__ import annotations
 
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from engine.recipe import Recipe
 from evolve.budget import Budget
-from evolve.candidates import candidate_of, copy_of, data_of
+from evolve.candidates import candidate_of, copy_of, trial_of
 from evolve.draws import Draws, Only
 from evolve.executor import Executor
 from evolve.ledger import Ledger
 from evolve.race import Finish, expected, parts_of, race
-from evolve.statistics import standard_error
-from evolve.trial import Candidate, Failure, Point, Trial
+from evolve.trial import Candidate, Evaluation, Job, Point, Trial
 from search_spaces.space import SearchSpace
-from tasks.objective import Objective, Utilities, total_of
+from tasks.objective import Objective, Utilities
+
+SEARCH = "search"  # the origin of points that an optimizer asks for
 
 
 class Watcher(Protocol):
@@ -46,11 +46,16 @@ class Proposal:
     point: Point = ()
 
 
+def proposal(study: Study, point: Point, origin: str) -> Proposal:
+    """The recipe at a point of the study's space."""
+    return Proposal(study.space.decode(point), origin, point)
+
+
 class Study:
     """One run's trials, in the order of asking, and its decisions.
 
     `draws`: the documents that generations are scored on. `check` is called before every record and raises
-    when this driver must not write any more.
+    when this driver must not write any more. `known`: what is known of a job without asking anybody.
     """
 
     def __init__(
@@ -64,14 +69,16 @@ class Study:
         *,
         watcher: Watcher,
         check: Callable[[], None],
+        known: Callable[[Job], Evaluation | None] = lambda job: None,
     ) -> None:
         self.space, self.executor, self.objective, self.draws = space, executor, objective, draws
+        self.known = known
         self._ledger, self._budget, self._watcher, self._check = ledger, budget, watcher, check
         self._known = {trial.id: trial for trial in ledger.trials()}
         self._events = ledger.events()
         self._told: Counter[str] = Counter()  # decisions so far, by kind
         self.trials: list[Trial] = []  # those of the generations so far, by id
-        self._generation = 0
+        self.generation = 0
         self.documents = 0  # scored by the generations so far, with what was charged for other work
         self._scored: dict[str, Trial] = {}  # by digest, those of `trials` that were scored whole
         self._raced_on: dict[str, set[tuple[str, int]]] = {}  # by rivals' digests
@@ -109,7 +116,7 @@ class Study:
         """
         first = len(self.trials)
         asked = [
-            Candidate(first + place, self._generation, each.point, each.recipe, each.origin)
+            Candidate(first + place, self.generation, each.point, each.recipe, each.origin)
             for place, each in enumerate(proposals)
         ]
         # The recorded points are the truth, also where another machine's arithmetic asks for others.
@@ -125,13 +132,37 @@ class Study:
         if any(each.id not in self._known for each in asked):
             raise Spent
         trials = [self._known[each.id] for each in asked]
-        self.trials += trials
-        self.documents += sum(trial.documents for trial in trials)
-        self._scored |= {trial.digest: trial for trial in trials if trial.failure is None and trial.whole}
-        self._generation += 1
+        self._count(trials)
+        self.generation += 1
         if rival is not None:
             self._charge(rival, draw)
         return trials
+
+    def recall(self) -> Trial | None:
+        """The next trial on record, where none was asked for in a generation; None where all are counted."""
+        trial = self._known.get(len(self.trials))
+        if trial is not None:
+            self._count([trial])
+        return trial
+
+    def add(self, trial: Trial) -> None:
+        """Record a trial that belongs to no generation, next in the order of telling."""
+        self._record(trial)
+        self._count([trial])
+
+    def bears(self, begun: int) -> bool:
+        """Whether the budget bears a candidate beside so many that are begun."""
+        some = self._budget.candidates(len(self._known)) > begun
+        return some and self._budget.times(self.draws.size, self.documents) > begun
+
+    def scored(self, recipe: Recipe) -> Trial | None:
+        """The trial in which this recipe was scored whole, of those so far."""
+        return self._scored.get(recipe.digest)
+
+    def _count(self, trials: Sequence[Trial]) -> None:
+        self.trials += trials
+        self.documents += sum(trial.documents for trial in trials)
+        self._scored |= {trial.digest: trial for trial in trials if trial.failure is None and trial.whole}
 
     def _allowed(self, asked: list[Candidate]) -> list[Candidate]:
         """Those that the budget bears. Documents are counted up to the generation before, so that a search which was
@@ -147,6 +178,11 @@ class Study:
         before = self._raced_on.setdefault(rival.digest, first)
         self.documents += len(drawn - before)
         before |= drawn
+
+    def note(self, decision: Mapping[str, Any]) -> None:
+        """A decision of the optimizer, which has a `kind`."""
+        facts = {key: value for key, value in decision.items() if key != "kind"}
+        self.decide(decision["kind"], lambda: facts)
 
     def decide(self, kind: str, facts: Callable[[], dict[str, Any]], documents: int = 0) -> dict[str, Any]:
         """The next decision of this kind: the recorded one, or `facts()`, which is then recorded.
@@ -179,13 +215,13 @@ class Study:
         """Trials of those candidates that have none. A recipe that was scored whole before is not scored again."""
         scored = self._scored
         present = [self._known[each.id] for each in candidates if each.id in self._known]
-        copied = scored | {trial.digest: trial for trial in present if trial.failure is None}
+        copied = {trial.digest: trial for trial in present if trial.failure is None}
         groups: dict[str, list[Candidate]] = {}
         for candidate in candidates:
             if candidate.id not in self._known:
                 groups.setdefault(candidate.recipe.digest, []).append(candidate)
-        for digest in [each for each in groups if each in copied]:
-            yield from (copy_of(copied[digest], twin) for twin in groups.pop(digest))
+        for digest in [each for each in groups if each in copied or each in scored]:
+            yield from (copy_of(copied.get(digest) or scored[digest], twin) for twin in groups.pop(digest))
         runners = {digest: group[0] for digest, group in groups.items()}
         chunks = self.draws.chunks(draw)
         if runners and len(chunks) > 1:
@@ -199,7 +235,7 @@ class Study:
         for finish, parts in self._raced(list(runners.values()), chunks, keep, rival):
             leader, *others = groups.get(finish.candidate.recipe.digest, [None])
             if leader is not None:
-                trial = self._trial_of(leader, finish, parts)
+                trial = trial_of(leader, finish, parts, self.objective, whole=self.is_whole(finish.utilities))
                 yield trial
                 yield from (copy_of(trial, twin) for twin in others if twin is not None)
 
@@ -213,7 +249,7 @@ class Study:
         spared = () if rival is None else (rival.id,)
         for finish in race(runners, chunks, keep, self.executor, self.objective, spared=spared):
             waiting.append(finish)
-            if finish.utilities is not None and self._is_whole(finish.utilities):
+            if finish.utilities is not None and self.is_whole(finish.utilities):
                 whole.append(finish.utilities)
             if rival is not None and finish.candidate.id == rival.id:
                 shift = shift_of(rival, finish.utilities)
@@ -227,48 +263,12 @@ class Study:
     ) -> dict[str, float]:
         if utilities is None:
             return {}
-        parts = parts_of(utilities) if self._is_whole(utilities) else expected(utilities, whole)
+        parts = parts_of(utilities) if self.is_whole(utilities) else expected(utilities, whole)
         return {task: part + shift[task] for task, part in parts.items()}
 
-    def _is_whole(self, utilities: Utilities) -> bool:
-        return sum(map(len, utilities.values())) >= self.draws.size
-
-    def _trial_of(self, candidate: Candidate, finish: Finish, parts: dict[str, float]) -> Trial:
-        evaluation, utilities = finish.evaluation, finish.utilities
-        blank = Trial(
-            id=candidate.id,
-            generation=candidate.generation,
-            point=candidate.point,
-            digest=candidate.recipe.digest,
-            value=None,
-            seconds=evaluation.seconds,
-            finished=time.time(),
-            origin=candidate.origin,
-            recipe=data_of(candidate),
-        )
-        outcome = evaluation.outcome
-        if isinstance(outcome, Failure):
-            return replace(blank, failure=outcome)
-        if utilities is None:
-            what = "the objective is not finite: an answer has no probability, or a perplexity overflows"
-            return replace(blank, failure=Failure("not finite", what))
-        weights = self.objective.weights
-        return replace(
-            blank,
-            value=value_of(parts, weights),
-            standard_error=standard_error(utilities, weights),
-            documents=sum(map(len, utilities.values())),
-            tasks=self.objective.metrics(outcome.measures),
-            loglikelihoods=self.objective.loglikelihoods(outcome.measures),
-            parts=parts,
-            errors={task: standard_error({task: its}, {task: 1.0}) for task, its in utilities.items()},
-            whole=self._is_whole(utilities),
-        )
-
-
-def value_of(parts: Mapping[str, float], weights: Mapping[str, float]) -> float:
-    """The weighted mean over tasks."""
-    return total_of(weights[task] * part for task, part in parts.items()) / total_of(weights[task] for task in parts)
+    def is_whole(self, utilities: Utilities | None) -> bool:
+        """Whether these are of all documents of a draw."""
+        return utilities is not None and sum(map(len, utilities.values())) >= self.draws.size
 
 
 def pairs_of(only: Only) -> set[tuple[str, int]]:

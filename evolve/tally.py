@@ -9,7 +9,7 @@ from evolve.course import draws_of
 from evolve.selection import Selection
 from evolve.setting import Setting
 from evolve.simplify import Step
-from evolve.study import pairs_of
+from evolve.study import SEARCH, pairs_of
 from evolve.trial import Trial
 
 CANDIDATES, GRADIENTS, WORTH = "the search's candidates", "gradients (as charged)", "the question of worth"
@@ -47,6 +47,6 @@ def again(setting: Setting, trials: Sequence[Trial]) -> int:
     draws = draws_of(setting)
     if not draws.vary:
         return 0
-    generations = len({trial.generation for trial in trials if trial.origin == "search"})
+    generations = len({trial.generation for trial in trials if trial.origin == SEARCH})
     met = set().union(*(pairs_of(draws.chunks(draw)[-1]) for draw in range(generations + 1)))
     return len(met) - draws.size

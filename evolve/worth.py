@@ -12,11 +12,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from evolve.candidates import candidate_of
+from evolve.candidates import candidate_of, value_of
 from evolve.draws import Draws, Only
 from evolve.opening import START
 from evolve.statistics import standard_error
-from evolve.study import Study, value_of
+from evolve.study import Study
 from evolve.trial import Failure, Job, Trial
 from tasks.objective import Objective, Utilities, differences, mean_over_tasks
 

@@ -1,6 +1,7 @@
 """Optimizers behind one `ask` and `tell`. They see the unit cube and nothing else."""
 
 from evolve.optimizers import growing, kriging, quasi_random, sampler, strategy
+from evolve.optimizers.in_batches import InBatches
 from evolve.optimizers.optimizer import Row
 
 OPTIMIZERS: dict[str, Row] = {
@@ -9,6 +10,7 @@ OPTIMIZERS: dict[str, Row] = {
         strategy.default_population,
         "CMA-ES (pycma), whose genes move together at first and part as documents are spent: the default",
         grows=True,
+        steady=InBatches,
     ),
     "kriging": Row(
         kriging.Kriging,
@@ -20,12 +22,14 @@ OPTIMIZERS: dict[str, Row] = {
         sampler.default_population,
         "Optuna's tree-structured Parzen estimator: spaces made of choices, several objectives",
         several=True,
+        steady=sampler.alone,
     ),
     "gp": Row(
         sampler.gp,
         sampler.default_population,
         "Optuna's Gaussian process: up to about 20 genes and 100 candidates, several objectives",
         several=True,
+        steady=sampler.alone,
     ),
     "nsga2": Row(
         sampler.nsga2,
@@ -33,6 +37,7 @@ OPTIMIZERS: dict[str, Row] = {
         "Optuna's NSGA-II: a front of two or three",
         several=True,
         front=True,
+        steady=sampler.alone,
     ),
     "nsga3": Row(
         sampler.nsga3,
@@ -40,7 +45,20 @@ OPTIMIZERS: dict[str, Row] = {
         "Optuna's NSGA-III: a front of many",
         several=True,
         front=True,
+        steady=sampler.alone,
     ),
-    "random": Row(sampler.random, sampler.default_population, "uniform random points, a baseline", several=True),
-    "qmc": Row(quasi_random.QuasiRandom, sampler.default_population, "a Sobol sequence, a baseline", several=True),
+    "random": Row(
+        sampler.random,
+        sampler.default_population,
+        "uniform random points, a baseline",
+        several=True,
+        steady=sampler.alone,
+    ),
+    "qmc": Row(
+        quasi_random.QuasiRandom,
+        sampler.default_population,
+        "a Sobol sequence, a baseline",
+        several=True,
+        steady=InBatches,
+    ),
 }

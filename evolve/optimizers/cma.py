@@ -50,6 +50,10 @@ class CmaEs:
         with silence():
             return [as_point(x) for x in self._strategy.ask()]
 
+    def more(self) -> list[Point]:
+        """Another generation from the same distribution."""
+        return self._next()
+
     def tell(self, observations: Sequence[Observation]) -> None:
         self._asked = []
         if not self._begun:
@@ -58,6 +62,15 @@ class CmaEs:
                 self._center = max(observations, key=lambda seen: seen.value).point
             return
         # The recorded points are the truth: where asking again gave others, pycma takes them as injected.
+        self._learn(observations)
+
+    def inject(self, observations: Sequence[Observation]) -> None:
+        """Tell of points whoever drew them, and when: a function of these alone."""
+        self._asked = []
+        self._strategy.sent_solutions.clear()
+        self._learn(observations)
+
+    def _learn(self, observations: Sequence[Observation]) -> None:
         with silence():
             self._strategy.tell([list(seen.point) for seen in observations], [-seen.value for seen in observations])
         self._current = float(np.mean([seen.value for seen in observations]))

@@ -66,6 +66,10 @@ class Growing:
             self._asked = self._next()
         return [point for point, _ in self._asked]
 
+    def more(self) -> list[Point]:
+        """Another generation from the same distribution."""
+        return [point for point, _ in self._next()]
+
     def _next(self) -> list[tuple[Point, Vector]]:
         if not self._begun:
             return [(point, np.zeros(0)) for point in self._problem.start]
@@ -83,11 +87,20 @@ class Growing:
             if self._problem.mean is None:
                 self._anchor = np.array(max(observations, key=lambda seen: seen.value).point)
             return
+        drawn = [self._moved(seen.point, *pair) for seen, pair in zip(observations, asked, strict=True)]
+        self._learn(observations, drawn)
+
+    def inject(self, observations: Sequence[Observation]) -> None:
+        """Tell of points whoever drew them, and when: a function of these alone."""
+        self._asked = []
+        self._most = max(self._most, *(seen.documents for seen in observations))
+        self._strategy.sent_solutions.clear()
+        drawn = [self._moved(seen.point, tuple(self._anchor), np.zeros(len(self._mean))) for seen in observations]
+        self._learn(observations, drawn)
+
+    def _learn(self, observations: Sequence[Observation], drawn: Sequence[Vector]) -> None:
         with silence():
-            self._strategy.tell(
-                [self._drawn(seen.point, *pair) for seen, pair in zip(observations, asked, strict=True)],
-                [-seen.value for seen in observations],
-            )
+            self._strategy.tell(drawn, [-seen.value for seen in observations])
         self._spent += sum(seen.documents for seen in observations) / self._most
         self._means.append(float(np.mean([seen.value for seen in observations])))
         if why := self._ripe():
@@ -112,12 +125,14 @@ class Growing:
     def _point(self, z: Vector) -> Point:
         return as_point(self._anchor + self._moves @ z)
 
-    def _drawn(self, told: Point, asked: Point, z: Vector) -> Vector:
-        """What was drawn for a point; corrected where another machine's arithmetic had asked for another one."""
+    def _moved(self, told: Point, asked: Point, z: Vector) -> Vector:
+        """What was drawn for a point; corrected where another one had been asked for than was told: moves are
+        orthogonal, so that what lies between the two is projected on each of them."""
         if told == asked:
             return z
-        correction: Vector = np.linalg.lstsq(self._moves, np.array(told) - np.array(asked), rcond=None)[0]
-        return z + correction
+        between = np.array(told) - np.array(asked)
+        moved: Vector = z + between @ self._moves / np.sum(self._moves**2, axis=0)
+        return moved
 
     def _ripe(self) -> str:
         """Why it is time to split, from what was told at this level alone; empty: it is not."""

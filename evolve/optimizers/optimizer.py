@@ -51,10 +51,27 @@ class Optimizer(Protocol):
         ...
 
 
+class Steady(Protocol):
+    """An optimizer without generations, once it has been told its start points.
+
+    `learn` takes observations one by one, in whatever order they come, also of points that another start had drawn.
+    """
+
+    def draw(self) -> Point:
+        """One point from what is believed now."""
+        ...
+
+    def learn(self, seen: Observation) -> None: ...
+
+    def recommend(self) -> Point | None: ...
+
+    def decisions(self) -> list[dict[str, Any]]: ...
+
+
 @dataclass(frozen=True)
 class Row:
     """One row of OPTIMIZERS. `several`: bears several objectives; `front`: looks for a front, so that each task is
-    an objective; `grows`: heeds Problem.grow."""
+    an objective; `grows`: heeds Problem.grow; `steady`: how it goes without generations, None: not at all."""
 
     make: Callable[[Problem], Optimizer]
     population: Callable[[int], int]  # genes -> candidates a generation, never derived from the workers
@@ -62,3 +79,4 @@ class Row:
     several: bool = False
     front: bool = False
     grows: bool = False
+    steady: Callable[[Any], Steady] | None = None

@@ -24,6 +24,10 @@ class QuasiRandom:
         self._asked = self._asked or self._next()
         return list(self._asked)
 
+    def more(self) -> list[Point]:
+        """The sequence goes on."""
+        return self._next()
+
     def _next(self) -> list[Point]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about sizes that are no power of two
@@ -38,6 +42,10 @@ class QuasiRandom:
     def tell(self, observations: Sequence[Observation]) -> None:
         del observations  # which the sequence does not depend on
         self._asked = []
+
+    def inject(self, observations: Sequence[Observation]) -> None:
+        """As `tell`."""
+        self.tell(observations)
 
     def recommend(self) -> Point | None:
         return None

@@ -42,6 +42,7 @@ class SamplerOptimizer:
         self._study = optuna.create_study(directions=["maximize"] * problem.objectives)  # in memory
         self._distributions = {gene.name: distribution(gene) for gene in problem.genes}
         self._pending: list[Any] = []
+        self._drawn: dict[Point, list[Any]] = {}  # one by one, and not told yet
         self._count = 0
         self._best: tuple[float, Point] | None = None
 
@@ -51,6 +52,10 @@ class SamplerOptimizer:
         return [self._point(trial.params) for trial in self._pending]
 
     def _next(self) -> list[Any]:
+        return [self._ask_one() for _ in range(self._enqueued() or self._problem.population)]
+
+    def _enqueued(self) -> int:
+        """How many points are given, before the sampler finds some of its own."""
         given: Sequence[Point] = ()
         if self._count == 0:
             given = self._problem.start
@@ -58,7 +63,7 @@ class SamplerOptimizer:
             given = self._first(self._problem, self._center())
         for point in given:
             self._study.enqueue_trial(self._values(point))
-        return [self._ask_one() for _ in range(len(given) or self._problem.population)]
+        return len(given)
 
     def _ask_one(self) -> Any:
         with quiet():
@@ -69,13 +74,35 @@ class SamplerOptimizer:
     def tell(self, observations: Sequence[Observation]) -> None:
         pending, self._pending = self._pending, []
         for trial, seen in zip(pending, observations, strict=True):
-            self._best = max(self._best or (-np.inf, ()), (seen.value, seen.point))
-            values = [seen.value] if self._problem.objectives == 1 else list(seen.values)
-            if self._point(trial.params) == seen.point:
-                trial.set_user_attr(VIOLATION, seen.violation)
-                self._study.tell(trial, values)
-            else:
-                self._replace(trial, seen, values)
+            self._settle(trial, seen)
+
+    def draw(self) -> Point:
+        """One point, beside those that were drawn and are not told yet."""
+        trial = self._draw_one()
+        point = self._point(trial.params)
+        self._drawn.setdefault(point, []).append(trial)
+        return point
+
+    def learn(self, seen: Observation) -> None:
+        """An observation by itself; of a point that another start had drawn in place of one that is drawn now."""
+        trials = self._drawn.pop(seen.point, None) or [self._draw_one()]
+        self._settle(trials.pop(0), seen)
+        if trials:
+            self._drawn[seen.point] = trials
+
+    def _draw_one(self) -> Any:
+        if self._first is not None and self._count == len(self._problem.start):
+            self._enqueued()
+        return self._ask_one()
+
+    def _settle(self, trial: Any, seen: Observation) -> None:
+        self._best = max(self._best or (-np.inf, ()), (seen.value, seen.point))
+        values = [seen.value] if self._problem.objectives == 1 else list(seen.values)
+        if self._point(trial.params) == seen.point:
+            trial.set_user_attr(VIOLATION, seen.violation)
+            self._study.tell(trial, values)
+        else:
+            self._replace(trial, seen, values)
 
     def _replace(self, trial: Any, seen: Observation, values: list[float]) -> None:
         """The recorded points are the truth where asking again gave others."""
@@ -107,6 +134,11 @@ class SamplerOptimizer:
 
     def _point(self, params: dict[str, Any]) -> Point:
         return tuple(gene.to_unit(params[gene.name]) for gene in self._problem.genes)
+
+
+def alone(optimizer: SamplerOptimizer) -> SamplerOptimizer:
+    """Samplers are asked and told of single points as they are."""
+    return optimizer
 
 
 @contextmanager

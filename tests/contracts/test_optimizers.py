@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from evolve.optimizers import OPTIMIZERS
-from evolve.optimizers.optimizer import Optimizer, Problem
+from evolve.optimizers.optimizer import Optimizer, Problem, Steady
 from evolve.trial import Observation, Point
 from search_spaces.gene import Gene
 
@@ -234,6 +234,36 @@ def test_asking_twice_asks_the_same_generation(name: str) -> None:
             points = optimizer.ask()
             assert optimizer.ask() == points
             optimizer.tell(seen(points, 0))
+
+
+@pytest.mark.parametrize("name", [name for name, row in OPTIMIZERS.items() if row.steady])
+@pytest.mark.parametrize("space", SPACES)
+def test_without_generations_points_come_and_are_told_in_any_order(name: str, space: str) -> None:
+    """Seven are always on their way, and the last drawn is told first; the same history restores the same belief."""
+    genes, start = SPACES[space]
+    row, shuffled = OPTIMIZERS[name], random.Random(0)
+    assert row.steady is not None
+
+    def begun() -> Steady:
+        optimizer = make(name, genes=genes, start=start)
+        optimizer.tell(seen(optimizer.ask(), 0))
+        assert row.steady is not None
+        return row.steady(optimizer)
+
+    optimizer, flying, history, decided = begun(), list[Point](), Told(), list[dict[str, object]]()
+    for number in range(6 if name == "gp" else 40):
+        while len(flying) < 7:
+            flying.append(optimizer.draw())
+            assert all(type(unit) is float and 0.0 <= unit <= 1.0 for unit in flying[-1])
+        history += seen([flying.pop(shuffled.randrange(7))], number)
+        optimizer.learn(history[-1])
+        decided += optimizer.decisions()
+    again = begun()
+    for each in history:
+        again.learn(each)
+    assert again.recommend() == optimizer.recommend()
+    assert again.decisions() == decided
+    assert len({each.point for each in history}) > 1
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)

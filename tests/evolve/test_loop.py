@@ -21,11 +21,12 @@ from evolve.config import Search
 from evolve.draws import Draws
 from evolve.errors import RunError
 from evolve.ledger import Ledger
-from evolve.loop import generations, proposal, ranked
+from evolve.loop import generations
 from evolve.opening import most_candidates, opening
 from evolve.optimizers import OPTIMIZERS
 from evolve.optimizers.optimizer import Problem
-from evolve.study import Spent, Study
+from evolve.standing import Standing
+from evolve.study import Spent, Study, proposal
 from evolve.trial import Evaluation, Failure, Job, Outcome, Trial
 from search_spaces import SPACES
 from search_spaces.assemble import Spec
@@ -137,7 +138,7 @@ def start(
     optimizer = OPTIMIZERS[name].make(Problem(space.genes, space.start, seed, size))
     study = Study(space, workers, ledger, budget, OBJECTIVE, DRAWS, watcher=watcher or Silent(), check=check)
     with suppress(Spent):
-        generations(study, optimizer, (), {})
+        generations(study, optimizer, (), Standing(OBJECTIVE))
     assert study.recorded == ledger.trials()
     return study.recorded
 
@@ -317,13 +318,15 @@ def test_failures_are_recorded_and_told_as_finite_values(folder: Make) -> None:
     assert 0 < len(failed) < 30
     assert all(trial.value is None and trial.documents == 0 for trial in failed)
     worst = min(trial.value for trial in found[:10] if trial.value is not None)
-    for trial, value, _ in ranked(found[5:10], found[:5], OBJECTIVE, {}):
+    standing = Standing(OBJECTIVE)
+    standing.meet(found[:10])
+    for trial, value, _ in standing.ranked(found[5:10]):
         assert value == pytest.approx(trial.value) if trial.value is not None else value < worst
 
 
 def test_observations_of_failures_alone_are_finite() -> None:
     failed = [Trial(i, 0, (0.5,), "", None, failure=Failure("merge", "no")) for i in range(3)]
-    assert [value for _, value, _ in ranked(failed, [], OBJECTIVE, {})] == [-1e-3] * 3
+    assert [value for _, value, _ in Standing(OBJECTIVE).ranked(failed)] == [-1e-3] * 3
 
 
 @pytest.mark.parametrize("value", [float("inf"), float("-inf"), 1e300])
