@@ -45,17 +45,23 @@ def connect(address: str, workers: Workers | None, stack: contextlib.ExitStack) 
     # A folder of its own: a stale cluster's files elsewhere cannot be joined by mistake. Sockets need short paths.
     temporary = stack.enter_context(scratch())
     stack.callback(ray.shutdown)
-    with own_signals():
-        ray.init(
-            address="local",
-            num_cpus=workers.count * workers.threads,
-            num_gpus=usable_gpus() if workers.gpus else 0,
-            object_store_memory=100 * 2**20,  # weights never pass through it: workers map the files themselves
-            include_dashboard=False,
-            _temp_dir=str(temporary),
-            _memory=int(workers.count * workers.memory * 1.01) + 1,
-            **quiet,
-        )
+    try:
+        with own_signals():
+            ray.init(
+                address="local",
+                num_cpus=workers.count * workers.threads,
+                num_gpus=usable_gpus() if workers.gpus else 0,
+                object_store_memory=100 * 2**20,  # weights never pass through it: workers map the files themselves
+                include_dashboard=False,
+                _temp_dir=str(temporary),
+                _memory=int(workers.count * workers.memory * 1.01) + 1,
+                **quiet,
+            )
+    except Exception as error:  # Ray raises no class of its own
+        raise RunError(
+            f"run.workers: Ray did not start on this machine ({first_line(error)}); where other work keeps it busy, "
+            "try again later, or use `workers: 1`"
+        ) from error
 
 
 def probe(address: str) -> None:

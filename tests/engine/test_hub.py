@@ -9,7 +9,9 @@ import subprocess
 import sys
 import textwrap
 import threading
+import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -20,6 +22,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 Make = Callable[..., str]
+WEIGHTS = "model.safetensors"
 TOKEN = "hf_abcdefghijklmnopqrstuvwxyz"
 
 PROGRAM = textwrap.dedent(
@@ -45,12 +48,22 @@ PROGRAM = textwrap.dedent(
 
 @dataclass
 class Hub:
-    """Repositories: {id: {revision: folder}}. `asked` holds the paths of all requests for files."""
+    """Repositories: {id: {revision: folder}}. `asked` holds the paths of all requests for files, `fetched` of those
+    that were sent. Weights are sent once so many as `together` have asked for them."""
 
     repositories: dict[str, dict[str, Path]]
     gated: frozenset[str]
     address: str = ""
     asked: list[str] = field(default_factory=list)
+    fetched: list[str] = field(default_factory=list)
+    together: int = 0
+
+    def wait(self, path: str) -> None:
+        deadline = time.monotonic() + 100
+        while len([each for each in self.asked if each.endswith(WEIGHTS)]) < self.together and path.endswith(WEIGHTS):
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        self.fetched.append(path)
 
     def answer(self, path: str, token: str | None) -> tuple[int, dict[str, str], bytes]:
         parts = path.split("?")[0].strip("/").split("/")
@@ -121,6 +134,7 @@ def hub(make: Make, tmp_path: Path) -> Iterator[Hub]:
                 self.send_header(key, value)
             self.end_headers()
             if self.command == "GET":
+                made.wait(self.path)
                 self.wfile.write(content)
 
         do_HEAD = do_GET
@@ -178,6 +192,14 @@ def test_ids_revisions_adapters_and_files_of_either_kind(hub: Hub, tmp_path: Pat
     assert [line.split()[:2] for line in offline[:6]] == [["opened", value] for value in values]
     assert offline[6].startswith("refused org/absent: ")
     assert "HF_HUB_OFFLINE" in offline[6]
+
+
+def test_processes_that_need_a_model_at_once_fetch_it_once(hub: Hub, tmp_path: Path) -> None:
+    hub.together = 4  # three that ask whether it has changed, and the one of them that fetches it
+    with ThreadPoolExecutor(3) as pool:
+        told = list(pool.map(lambda _: ask(hub, tmp_path / "home", "org/plain"), range(3)))
+    assert [line.split()[:2] for (line,) in told] == [["opened", "1.0"]] * 3
+    assert len([path for path in hub.fetched if path.endswith(WEIGHTS)]) == 1
 
 
 def test_gated_models_open_with_the_stored_token_which_is_told_nowhere(hub: Hub, tmp_path: Path) -> None:
