@@ -30,8 +30,32 @@ def code(folder: Path) -> list[Path]:
     return sorted(folder.glob("*.py")) if any(_has_auto_map(folder / name) for name in _MAPS) else []
 
 
+def named_code(folder: Path) -> tuple[str, ...]:
+    """Return what transformers would run of a model's own code, as `auto_map` names it: `mine.py (AutoConfig)`.
+
+    Code of another repository stands with its name: `mine.py of org/code (AutoModelForCausalLM)`.
+    """
+    named: dict[str, list[str]] = {}
+    for name in _MAPS:
+        for purpose, classes in _auto_map(folder / name).items():
+            for each in classes if isinstance(classes, list) else [classes]:
+                if isinstance(each, str):
+                    repository, _, place = each.rpartition("--")
+                    file = place.rpartition(".")[0].replace(".", "/") + ".py" + f" of {repository}" * bool(repository)
+                    named.setdefault(file, []).append(str(purpose))
+    return tuple(f"{file} ({', '.join(dict.fromkeys(purposes))})" for file, purposes in sorted(named.items()))
+
+
 def _has_auto_map(path: Path) -> bool:
     try:
         return bool(read_object(path, str(path.parent)).get("auto_map"))
     except CheckpointError:
         return False  # absent, or no JSON: whoever needs the file says so
+
+
+def _auto_map(path: Path) -> dict[str, object]:
+    try:
+        found = read_object(path, str(path.parent)).get("auto_map")
+    except CheckpointError:
+        return {}
+    return found if isinstance(found, dict) else {"code": found} if found else {}

@@ -234,7 +234,7 @@ def execute(
             stop(interrupted, 130)
         if not is_users(error):
             raise
-        stop("\n".join(f"error: {line}" for line in str(error).splitlines()), 2)
+        stop("\n".join(f"error: {printable(line)}" for line in str(error).splitlines()), 2)
 
 
 def config_of(search: Path) -> object:
@@ -278,6 +278,11 @@ def is_users(error: Exception) -> bool:
     roots = {"evolve.errors": "EvolveError", "engine.errors": "EngineError", "tasks.errors": "TaskError"}
     classes = [getattr(sys.modules[module], name) for module, name in roots.items() if module in sys.modules]
     return isinstance(error, tuple(classes))
+
+
+def printable(line: str) -> str:
+    """Without what would command a terminal, hide or reverse a text: names in messages may be anybody's."""
+    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in line)
 
 
 def stop(message: str, code: int) -> NoReturn:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from engine.companions import named_code
 from engine.nonfinite import nonfinite
 from engine.plan import Plan, plan
 from evolve.baselines import plain_merges
@@ -17,6 +18,7 @@ from evolve.resident import check_base
 from evolve.setting import Setting, place_of
 from evolve.tracking import check_trackers
 from evolve.workers import Workers, local_workers
+from tasks.functions import code_files
 
 SPARE_DISK = 64 * 2**20  # for the ledger, the report and the scores
 
@@ -46,6 +48,8 @@ def preflight(
     for point in space.start:
         plan(space.decode(point), setting.checkpoints)
     check_disk(config, planned)
+    for line in code_of(setting):
+        say(line)
     check_base(setting.base, config.run.trust_remote_code)
     workers = local_workers(setting, threads) if config.run.address == "local" else None
     setting.objective  # noqa: B018  (a task without right answers is refused where they are needed)
@@ -56,6 +60,15 @@ def preflight(
     for caution in cautions(setting, workers):
         say(f"warning: {caution}")
     return Findings(setting, planned, workers)
+
+
+def code_of(setting: Setting) -> Iterator[str]:
+    """What will be run that came with the models or the tasks, before any of it is."""
+    if setting.config.run.trust_remote_code and (code := named_code(setting.base.folder)):
+        yield f"runs code of models.base ({setting.base.reference}), as run.trust_remote_code says: {'; '.join(code)}"
+    for folder in setting.config.score.include:
+        if files := code_files(Path(folder)):
+            yield f"runs code of the tasks in score.include ({folder}): {', '.join(map(str, files))}"
 
 
 def check_weights(setting: Setting) -> None:

@@ -28,6 +28,7 @@ from engine.merge import merge_into
 from engine.plan import Plan
 from engine.write import write_checkpoint
 from evolve.errors import ModelError
+from evolve.remote_code import refuse_code
 from evolve.scratch import scratch
 
 SHARED_MEMORY = Path("/dev/shm")
@@ -241,6 +242,7 @@ def check_base(base: Checkpoint, trust_remote_code: bool = False) -> None:
         with torch.device("meta"):
             module: Any = auto_class(config).from_config(config, trust_remote_code=trust_remote_code)
     except Exception as error:  # a configuration's own checks and a model's own code: anything can come out
+        refuse_code(error, where, base.folder)
         raise ModelError(
             f"{where}: transformers cannot build it from its config.json ({' '.join(str(error).split())[:300]}); "
             "give a model that AutoModelForCausalLM or AutoModelForSeq2SeqLM loads, or a newer transformers"
@@ -263,6 +265,7 @@ def load_module(folder: Path, *, dtype: torch.dtype, device: str, trust_remote_c
         config = AutoConfig.from_pretrained(folder, **where)
         module = auto_class(config).from_pretrained(folder, dtype=dtype, **where)
     except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
+        refuse_code(error, str(folder), folder)
         raise ModelError(
             f"{folder}: transformers cannot load it as a language model ({' '.join(str(error).split())[:300]}); "
             "give a model that AutoModelForCausalLM or AutoModelForSeq2SeqLM loads"
@@ -285,6 +288,7 @@ def load_tokenizer(folder: Path, trust_remote_code: bool = False) -> Any:
     try:
         return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=trust_remote_code)
     except (OSError, ValueError, KeyError, ImportError, AttributeError) as error:
+        refuse_code(error, str(folder), folder)
         raise ModelError(
             f"{folder}: has no tokenizer that transformers can load ({' '.join(str(error).split())[:300]}); "
             "put the tokenizer's files beside the model"

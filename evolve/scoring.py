@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from engine.companions import named_code
 from engine.errors import EngineError
 from evolve.atomic import write_json
 from evolve.comparison import compare, in_order
@@ -86,6 +87,8 @@ class Session:
         """Score one more model. Raises what is wrong with the tasks; what is wrong with the model goes in its row."""
         try:
             with opened(reference, self.options.dtype, self.device) as subject:
+                if self.options.trust_remote_code and (code := named_code(subject.checkpoint.folder)):
+                    print(f"runs code of {reference}, as was asked for: {'; '.join(code)}", file=sys.stderr)
                 tokenizer = subject.tokenizer(self.options.trust_remote_code)
                 if self.options.apply_chat_template and not tokenizer.chat_template:
                     raise ModelError(

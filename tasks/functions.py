@@ -7,16 +7,18 @@ to anything else (a file elsewhere, reached with a path or a link, or any import
 from __future__ import annotations
 
 import importlib.util
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from tasks.catalog import BUILTIN
+from tasks.catalog import BUILTIN, TEMPLATES
 from tasks.errors import TaskError
 
 LM_EVAL = BUILTIN.parent
+_NAMED = re.compile(rb"!function\s+[\"']?([\w./-]+)\.\w+")
 
 
 def check_functions(path: Path, root: Path) -> None:
@@ -37,6 +39,17 @@ def check_functions(path: Path, root: Path) -> None:
             raise TaskError(
                 f"{path}: !function {reference}: there is no {target.name} beside {file.name}; put {name or 'it'} there"
             )
+
+
+def code_files(root: Path) -> tuple[Path, ...]:
+    """The files that `!function` names in the task files of an include folder, sorted: what its tasks would run."""
+    found: set[Path] = set()
+    for file in root.rglob("*"):
+        if file.suffix in TEMPLATES and file.is_file():
+            for name in _NAMED.findall(file.read_bytes()):
+                target = file.parent / f"{name.decode().replace('.', '/')}.py"
+                found |= {target.resolve()} if target.is_file() else set()
+    return tuple(sorted(found))
 
 
 def _references(path: Path, seen: set[Path]) -> Iterator[tuple[Path, str]]:

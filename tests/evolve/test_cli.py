@@ -222,3 +222,12 @@ def test_the_module_is_the_command() -> None:
     assert done.returncode == 2
     assert "did you mean 'optimizers'?" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_messages_command_no_terminal() -> None:
+    words = [sys.executable, "-m", "evolve", "merge", "no\x1b[2J\u202esuch\u2028.yaml", "out"]
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "no\\x1b[2J\\u202esuch" in done.stderr
+    assert "\x1b" not in done.stderr
+    assert "\u202e" not in done.stderr
