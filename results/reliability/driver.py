@@ -17,10 +17,10 @@ import random
 import re
 import signal
 import sqlite3
-import subprocess
 import sys
 import tempfile
 import time
+import traceback
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,7 @@ import yaml
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
+sys.path.insert(0, str(ROOT))
 SEARCH = ROOT / "tasks" / "demo" / "search.yaml"
 PATIENCE = 1200.0  # seconds for one start of the run
 DELAY = 0.5  # seconds after a step's begin within which the kill falls
@@ -64,18 +65,66 @@ def configuration(trials: int, workers: int, output: Path) -> Path:
     return path
 
 
-def begin(path: Path) -> tuple[subprocess.Popen[bytes], Path]:
-    log = path.with_suffix(".log")
+class Started:
+    """A start of `evolve run` in a process of its own session, which was forked after the imports: they take most of
+    the time of a start."""
+
+    def __init__(self, path: Path, log: Path) -> None:
+        self.log, self._code = log, None
+        self.pid = os.fork()
+        if self.pid == 0:
+            code = 1
+            try:
+                code = command(path, log)
+            finally:
+                os._exit(code)
+
+    def poll(self) -> int | None:
+        """The exit code, negative for a signal; None while it runs."""
+        if self._code is None:
+            pid, status = os.waitpid(self.pid, os.WNOHANG)
+            self._code = os.waitstatus_to_exitcode(status) if pid else None
+        return self._code
+
+    def wait(self, seconds: float = PATIENCE) -> int:
+        deadline = time.monotonic() + seconds
+        while self.poll() is None:
+            if time.monotonic() > deadline:
+                os.killpg(self.pid, signal.SIGKILL)
+                sys.exit(f"the run took more than {seconds:.0f} seconds:\n{self.log.read_text()}")
+            time.sleep(0.02)
+        return int(self.poll() or 0)
+
+
+def command(path: Path, log: Path) -> int:
+    """What the forked process does."""
+    os.setsid()
+    os.chdir(ROOT)
     with log.open("w") as file:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "evolve", "run", str(path)],
-            cwd=ROOT,
-            env=os.environ | {"PYTHONPATH": str(ROOT)},
-            stdout=file,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-    return process, log
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    sys.stdout, sys.stderr = os.fdopen(1, "w", buffering=1), os.fdopen(2, "w", buffering=1)
+    sys.argv = ["evolve", "run", str(path)]
+    from evolve.cli import main
+
+    try:
+        main()
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else int(end.code is not None)
+    except BaseException:
+        traceback.print_exc()
+        return 1
+    return 0
+
+
+def begin(path: Path) -> tuple[Started, Path]:
+    import transformers.models.auto.modeling_auto  # noqa: F401
+
+
+    log = path.with_suffix(".log")
+    log.unlink(missing_ok=True)
+    log.touch()
+    return Started(path, log), log
 
 
 def finish(path: Path) -> str:
