@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -100,7 +101,13 @@ def report_text(facts: Facts) -> str:
         "## Check it yourself",
         check_text(config, facts.dtype, facts.reserved),
     ]
-    return "\n\n".join(sections) + "\n"
+    return without_tags("\n\n".join(sections)) + "\n"
+
+
+def without_tags(text: str) -> str:
+    """Markdown in which what stands outside of code is text: models and tasks may be called `<script>`."""
+    parts = re.split(r"(```.*?```|`[^`\n]*`)", text, flags=re.DOTALL)
+    return "".join(part if place % 2 else part.replace("<", "&lt;") for place, part in enumerate(parts))
 
 
 def titled_text(title: str, text: str) -> list[str]:

@@ -13,7 +13,7 @@ import pytest
 
 from evolve.config import SearchConfig
 from evolve.figures import Figures
-from evolve.report import headline, report_text, trials_csv, where
+from evolve.report import headline, report_text, trials_csv, where, without_tags
 from evolve.report_facts import Facts
 from evolve.trial import Failure, Trial
 from search_spaces import SPACES
@@ -477,3 +477,8 @@ def test_a_search_that_ended_early_says_why() -> None:
     assert "ended early" not in report_text(facts(verdict=told))
     told["worth"]["asked"] = 0
     assert "whether it had found" not in report_text(facts(verdict=told))
+
+
+def test_names_are_no_tags() -> None:
+    text = "a <img src=x> `b <c>` | <script>\n```yaml\nd: <e>\n```\n<f"
+    assert without_tags(text) == "a &lt;img src=x> `b <c>` | &lt;script>\n```yaml\nd: <e>\n```\n&lt;f"
