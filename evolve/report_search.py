@@ -27,6 +27,7 @@ def search_text(facts: Facts) -> str:
         f"- base {config.models.base}; sources {', '.join(config.models.sources)}",
         *(f"- {line}" for line in scoring_lines(config.score, facts.figures.objective, facts.dtype)),
         *sample_lines(config),
+        *mode_lines(config),
         *gap_lines(facts.verdict),
         *worth_lines(facts.verdict, facts.figures),
     ]
@@ -47,6 +48,16 @@ def sample_lines(config: SearchConfig) -> list[str]:
     return [
         f"- each generation was scored on {config.search.sample} search documents of each task, drawn anew; its scores "
         "are given by the difference to a candidate that met them all, and compare only roughly with those of others"
+    ]
+
+
+def mode_lines(config: SearchConfig) -> list[str]:
+    """That another run of the same search would differ, where it would."""
+    if not config.search.asynchronous:
+        return []
+    return [
+        "- asynchronous: points were proposed and told as workers became free, so that another run of this search.yaml "
+        "would meet other candidates; this one's history is what the ledger holds"
     ]
 
 
