@@ -40,13 +40,19 @@ def check(path: Path, timed: bool, threads: int | None = None) -> None:
         computing = findings.workers.threads if findings.workers else 1
         seconds = seconds_of_candidate(findings, computing)
         print(f"time: {time_of_run(findings, seconds)}")
-        minutes = config.run.candidate_minutes
-        if minutes is not None and seconds > 60 * minutes / MARGIN:
-            print(
-                f"warning: run.candidate_minutes ({minutes:g}) leaves little to candidates, which take {seconds:.1f} s "
-                f"here without their merge; give them {MARGIN} times that"
-            )
+        for caution in tight(config.run.candidate_minutes, seconds):
+            print(f"warning: {caution}")
     print("all is well")
+
+
+def tight(minutes: float | None, seconds: float) -> list[str]:
+    """What to say of `run.candidate_minutes`, where a candidate takes so many seconds here."""
+    if minutes is None or seconds * MARGIN <= 60 * minutes:
+        return []
+    return [
+        f"run.candidate_minutes ({minutes:g}) leaves little to candidates, which take {amount(seconds)} here without "
+        f"their merge; give them {MARGIN} times that"
+    ]
 
 
 def seconds_of_candidate(findings: Findings, threads: int) -> float:

@@ -148,7 +148,7 @@ class Fleet:
 
     def _kills_on(self, machine: str) -> int | None:
         """The `memory_kills` of a machine; None where it is lost."""
-        if not any(node["Alive"] and node["NodeID"] == machine for node in ray.nodes()):
+        if machine in self.gone or not any(node["Alive"] and node["NodeID"] == machine for node in ray.nodes()):
             return None
         if self._here == machine:
             return memory_kills()
@@ -157,6 +157,7 @@ class Fleet:
         try:
             return int(ray.get(asked.remote(), timeout=ASKING))
         except ray.exceptions.RayError:
+            self.gone.add(machine)  # until the next look
             return None
 
     def look(self) -> None:

@@ -49,6 +49,35 @@ def search_file(tmp_path: Path) -> Callable[[Config], Path]:
     return write
 
 
+GATED = """
+task: gated
+include: {demo}/demo_pick.yaml
+process_results: !function gate.judge
+"""
+GATE = """
+import time
+from pathlib import Path
+
+
+def judge(doc, results):
+    while Path(__file__).with_name("closed").exists():
+        time.sleep(0.05)
+    answers = [float(each[0]) for each in results]
+    return {"acc": float(answers.index(max(answers)) == doc["choices"].index(doc["answer"]))}
+"""
+
+
+@pytest.fixture
+def gate(tmp_path: Path, config: Config) -> Path:
+    """Makes the small search ask a task whose judge waits while this file is there."""
+    folder = tmp_path / "gated"
+    folder.mkdir()
+    (folder / "gated.yaml").write_text(GATED.format(demo=DEMO), encoding="utf-8")
+    (folder / "gate.py").write_text(GATE, encoding="utf-8")
+    config["score"] |= {"tasks": [{"task": "gated", "metric": "acc"}], "include": [str(folder)]}
+    return folder / "closed"
+
+
 def command(*words: object) -> list[str]:
     return [sys.executable, "-m", "evolve", *map(str, words)]
 

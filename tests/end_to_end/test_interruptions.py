@@ -18,6 +18,7 @@ import psutil
 import pytest
 import yaml
 
+from evolve.interruption import WAITING
 from tests.end_to_end.conftest import ROOT, Config, command, environment, evolve
 
 SearchFile = Callable[[Config], Path]
@@ -70,6 +71,10 @@ class Driver:
         """Wait for a good end; returns what was said."""
         assert self.process.wait(PATIENCE) == 0, self.err.read_text()
         return self.out.read_text()
+
+    def stopped_well(self) -> bool:
+        """Whether that, and no more, was said; what runs is waited for where the signal meets any."""
+        return self.err.read_text() in (f"{waiting}\n{HOW_TO_GO_ON}\n" for waiting in ("", WAITING))
 
     def leaves_no_process(self, seconds: float, but: str = "nothing") -> None:
         ended = [each for each, name in self.family.items() if but not in name]
@@ -266,7 +271,7 @@ def test_stopped_on_ray_and_second_drivers_refused(
 
     for number in (signal.SIGINT, signal.SIGTERM):
         assert driver.end(number, group=number == signal.SIGINT) == 130, driver.err.read_text()
-        assert driver.err.read_text().split("\n") == ["", HOW_TO_GO_ON, ""]
+        assert driver.stopped_well()
         driver.leaves_no_process(seconds=60)
         assert list(scratch.glob("evolve-*")) == []
         assert sorted(each.name for each in folder.iterdir()) == [
@@ -286,7 +291,30 @@ def test_stopped_in_one_process(config: Config, search_file: SearchFile, start: 
     driver = start(search_file(config))
     driver.until(lambda: recorded(tmp_path / "results" / "small") >= 2)
     assert driver.end(signal.SIGINT, group=True) == 130
-    assert driver.err.read_text().split("\n") == ["", HOW_TO_GO_ON, ""]
+    assert driver.stopped_well()
+
+
+def test_asked_twice_it_does_not_wait(
+    config: Config, search_file: SearchFile, start: Start, gate: Path, tmp_path: Path
+) -> None:
+    config["run"]["candidate_minutes"] = 60  # so that a single worker, too, has a process of its own
+    path = search_file(config)
+    gate.touch()
+    driver = start(path)
+    driver.until(driver.workers)
+    assert "1 worker with 1 thread, on Ray" in driver.out.read_text()
+    driver.process.send_signal(signal.SIGTERM)
+    driver.until(lambda: WAITING in driver.err.read_text())
+    assert driver.end(signal.SIGINT, group=True) == 130
+    assert driver.err.read_text() == f"{WAITING}\n{HOW_TO_GO_ON}\n"
+
+    driver = start(path)
+    driver.until(driver.workers)
+    driver.process.send_signal(signal.SIGINT)
+    driver.until(lambda: WAITING in driver.err.read_text())
+    gate.unlink()
+    assert driver.process.wait(PATIENCE) == 130
+    assert list((tmp_path / "results" / "small" / "items").rglob("*.parquet"))  # of the candidate that was at work
 
 
 def test_stopped_while_it_imports(config: Config, search_file: SearchFile, start: Start) -> None:
@@ -317,4 +345,4 @@ def test_a_killed_driver_and_a_second_one_with_postgresql(
     third.until(third.says(" of 5000"))
     assert "going on after" in third.out.read_text()
     assert third.end(signal.SIGINT, group=True) == 130
-    assert third.err.read_text().split("\n") == ["", HOW_TO_GO_ON, ""]
+    assert third.stopped_well()

@@ -62,3 +62,10 @@ def test_check_and_run_use_one_device(monkeypatch: pytest.MonkeyPatch, gpu: bool
     assert told.endswith(f"{(plain + 170) / 120:.0f} min for finalists and the report")
     start.LazyExecutor(config, findings, lambda _: None)._start()
     assert devices == [device, device]
+
+
+def test_a_time_limit_that_is_near_is_warned_of() -> None:
+    assert check.tight(None, 1e6) == check.tight(1.0, 20.0) == []
+    (said,) = check.tight(0.5, 20.0)
+    assert "run.candidate_minutes (0.5)" in said
+    assert "take 20 s here" in said
