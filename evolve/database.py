@@ -116,7 +116,8 @@ class Database:
 
     def _since(self, connection: Connection, last: int) -> Iterator[tuple[int, Attributes]]:
         """The finished trials whose row numbers are above `last`, with these."""
-        rows = connection.execute(SINCE, {"study": self._study, "last": last}, execution_options={"yield_per": BATCH})
+        batches = {"yield_per": BATCH} if last < 0 else {}  # the few that are new need no cursor of the server's
+        rows = connection.execute(SINCE, {"study": self._study, "last": last}, execution_options=batches)
         for place, group in groupby(rows, key=lambda row: int(row[0])):
             yield place, {key: json.loads(text) for _, key, text in group}
 

@@ -120,7 +120,6 @@ def command(path: Path, log: Path) -> int:
 def begin(path: Path) -> tuple[Started, Path]:
     import transformers.models.auto.modeling_auto  # noqa: F401
 
-
     log = path.with_suffix(".log")
     log.unlink(missing_ok=True)
     log.touch()

@@ -33,6 +33,7 @@ from evolve.trial import Trial  # noqa: E402
 from search_spaces.gene import Gene  # noqa: E402
 
 RECORDS, EVENTS = 100, 50
+GROWING = ("open_s", "open_computing_s", "memory_mb", "disk_mb")  # with trials
 
 
 def genes_of(count: int) -> tuple[Gene, ...]:
@@ -144,12 +145,24 @@ def on_server(url: str, genes: int, sizes: list[int]) -> list[dict[str, Any]]:
     return rows
 
 
+def extrapolated(rows: list[dict[str, Any]], sizes: list[int]) -> list[dict[str, Any]]:
+    """Rows of the sizes that were not measured, from the largest that was; a record's cost does not grow."""
+    made = []
+    for kind, genes in dict.fromkeys((row["kind"], row["genes"]) for row in rows if "disk_mb" in row):
+        last = max((row for row in rows if (row["kind"], row["genes"]) == (kind, genes)), key=lambda row: row["trials"])
+        for size in sizes:
+            if size > last["trials"]:
+                grown = {key: last[key] * size / last["trials"] for key in GROWING}
+                made.append({**last, **grown, "trials": size, "kind": f"{kind}, extrapolated"})
+    return made
+
+
 def table(rows: list[dict[str, Any]]) -> str:
     def shown(row: dict[str, Any], key: str, digits: int) -> str:
         return f"{row[key]:,.{digits}f}" if key in row else ""
 
     lines = [
-        "| storage | genes | trials | open, s | of it computing, s | memory, MB | a record, ms | of it computing, ms "
+        "| storage | genes | trials | open, s | of it computing, s | memory, MB | a record, ms | computing, ms "
         "| an event, ms | disk, MB |",
         "|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|",
     ]
@@ -168,6 +181,21 @@ def table(rows: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def page(rows: list[dict[str, Any]], sizes: list[int]) -> str:
+    return f"""# What a ledger costs
+
+Trials as a search of three tasks records them; up to 50 genes also stand as parameters, for dashboards, which is most
+of a small trial's size. Opening is all that a start reads of its trials; memory is what this process grew by, trials
+included. Computing is the driver's own time, without waiting for the disk; records and events were committed on
+a disk that other work was using, so their times say more about that disk than about the ledger. With a server, a
+record's time is that of its transaction over loopback.
+
+{table(rows + extrapolated(rows, sizes))}
+
+`python results/scale/ledger.py` makes this page and ledger.json.
+"""
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--kinds", nargs="*", default=["sqlite", "journal"])
@@ -177,6 +205,7 @@ def main() -> None:
     parser.add_argument("--server", nargs="*", default=[], help="URLs of databases")
     parser.add_argument("--disk", type=Path, default=Path("/var/tmp"), help="a folder on the disk to be measured")
     parser.add_argument("--out", type=Path, default=HERE)
+    parser.add_argument("--add", action="store_true", help="to what ledger.json holds")
     parser.add_argument("--measure", nargs=3, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.measure:
@@ -184,6 +213,8 @@ def main() -> None:
         print(json.dumps(measured(url, int(trials), int(genes))))
         return
     rows: list[dict[str, Any]] = []
+    if options.add:
+        rows += json.loads((options.out / "ledger.json").read_text(encoding="utf-8"))
     for genes in options.genes:
         sizes = [size for size in options.trials if size * genes <= options.largest]
         for kind in options.kinds:
@@ -192,7 +223,7 @@ def main() -> None:
             rows += on_server(url, genes, [size for size in sizes if size <= 10_000])
     options.out.mkdir(parents=True, exist_ok=True)
     (options.out / "ledger.json").write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")
-    (options.out / "ledger.md").write_text(table(rows) + "\n", encoding="utf-8")
+    (options.out / "ledger.md").write_text(page(rows, options.trials), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -292,6 +292,32 @@ def test_a_ledger_that_vanishes_is_a_run_error(tmp_path: Path, ledger: Ledger) -
         ledger.record(trial(0), GENES, VALUES)
 
 
+def fill(ledger: Ledger, first: int, last: int) -> None:
+    for number in range(first, last):
+        ledger.record(trial(number), GENES, VALUES)
+
+
+def test_a_full_disk_says_so_and_costs_nothing_that_was_recorded(tmp_path: Path, ledger: Ledger) -> None:
+    """SQLite meets its own bound of pages as it meets the end of a disk."""
+
+    def bound(connection: Any, _: object) -> None:
+        pages = connection.execute("PRAGMA page_count").fetchone()[0]
+        connection.execute(f"PRAGMA max_page_count = {pages + 4}")
+
+    ledger.record(trial(0), GENES, VALUES)
+    engine = ledger._store._engine  # type: ignore[attr-defined]
+    engine.dispose()
+    event.listen(engine, "connect", bound)
+    with pytest.raises(RunError, match=r"^run\.storage \(.*\): database or disk is full; free disk space there, then"):
+        fill(ledger, 1, 1000)
+    again = Ledger(sqlite(tmp_path), "run")
+    recorded = len(again.trials())
+    assert 0 < recorded < 1000
+    assert again.trials() == [trial(each) for each in range(recorded)]
+    again.record(trial(recorded), GENES, VALUES)
+    assert len(again.trials()) == recorded + 1
+
+
 @pytest.mark.slow
 def test_postgresql_holds_runs_as_well(postgresql: str) -> None:
     from evolve.lease import Lease
