@@ -13,6 +13,7 @@ import shutil
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future
+from concurrent.futures import TimeoutError as FutureTimeout  # another class before Python 3.11
 from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import urlsplit
@@ -21,6 +22,7 @@ from evolve import sending
 from evolve.atomic import UNFINISHED
 from evolve.errors import RunError
 from evolve.jobs import Call, Jobs, reading
+from evolve.reaching import last_line
 
 PIECE = 16 * 2**20  # bytes asked for at once
 AHEAD = 4  # pieces under way
@@ -164,9 +166,9 @@ def answer(future: Future[Any]) -> Any:
     """What the call gives. Raises RunError where the connection is lost."""
     try:
         return future.result(timeout=PATIENCE)
-    except (OSError, TimeoutError) as error:
+    except (OSError, TimeoutError, FutureTimeout) as error:
         raise RunError(
-            f"--client: the cluster answers no longer ({error or 'time is out'}); the same command goes on from there"
+            f"--client: the cluster answers no longer ({last_line(error)}); the same command goes on from there"
         ) from error
 
 

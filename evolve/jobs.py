@@ -23,7 +23,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from evolve import sending
 from evolve.errors import RunError
-from evolve.reaching import first_line, probe, reach, refused, unreachable
+from evolve.reaching import first_line, last_line, probe, reach, refused, unreachable
 
 WAIT = 30.0  # seconds for an answer of the job server
 UPLOAD = 600.0  # seconds in which a package must have arrived
@@ -161,11 +161,12 @@ Call = Callable[..., Any]
 def reading(address: str, node: str | None) -> Iterator[Call]:
     """Calls a function of `evolve.sending` on a machine of the cluster: `call(function, *arguments)` gives a future.
 
-    `address` as Ray names it, such as ray://head:10001; `node`: the machine, None: the head. The
-    functions travel with the call, so nothing need be installed there. Raises RunError.
+    `address` as Ray names it, such as ray://head:10001; `node`: the machine, None: the head. The functions travel
+    with the call, so nothing need be installed there. Raises RunError.
     """
     warnings.filterwarnings("ignore", category=FutureWarning, module="ray")
     ray.cloudpickle.register_pickle_by_value(sending)
+    hush()
     try:
         probe(address)
         ray.init(address, namespace="merge-evolve", log_to_driver=False, logging_level=logging.ERROR)
@@ -187,7 +188,7 @@ def reading(address: str, node: str | None) -> Iterator[Call]:
 
     try:
         yield call
-    except ray.exceptions.RayError as error:
-        raise RunError(f"--client ({address}): {first_line(error)}; the same command goes on from there") from error
+    except (ray.exceptions.RayError, ConnectionError) as error:
+        raise RunError(f"--client ({address}): {last_line(error)}; the same command goes on from there") from error
     finally:
         ray.shutdown()

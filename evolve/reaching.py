@@ -62,3 +62,8 @@ def refused(address: str) -> RunError:
 
 def first_line(error: BaseException) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
+
+
+def last_line(error: BaseException) -> str:
+    """Of an error that came from another process, whose text ends with what it was."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[-1][:300]
