@@ -2,10 +2,11 @@
 
     python results/reliability/disk.py                        # from the root, as root: the demo's search
 
-The run's folder stands on a small file system in memory (mount -t tmpfs), which starts too small. Whenever the run ends
-for want of room, everything in the folder is checked, the file system grows by a little, and the same command is given
-again, until the run is done. So the disk is full while trials, items, recipes, the checkpoint and the report are
-written. Writes disk.json and disk.md beside itself.
+The run's folder stands on a small file system in memory (mount -t tmpfs). Once a start has found enough room, a
+ballast file takes all but a little of it: first while the search records trials, then as soon as the run writes
+anything, with a little more left each time, so that in turn trials, items, recipes, the checkpoint and the report meet
+the full disk. When the run has ended for want of room everything in the folder is checked, the ballast removed and the
+same command given again, until the run is done. Writes disk.json and disk.md beside itself.
 """
 
 from __future__ import annotations
@@ -13,7 +14,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import random
 import re
 import shutil
 import sqlite3
@@ -38,12 +38,16 @@ sys.path[:0] = [str(ROOT), str(HERE)]
 from driver import PATIENCE, SEARCH, begin, configuration, finish, recorded, trials_of, yes  # noqa: E402
 
 PAGE = 4096
+SIZE = 100 * 2**20  # of the file system
+BALLAST = "ballast"
+ROOMS = (0, 1, 3, 9, 27)  # pages that are left while the search is at work
 
 
 @dataclass(frozen=True)
 class Full:
     number: int
-    size: int  # of the file system, bytes
+    moment: str  # when the disk was filled
+    room: int  # bytes that were left then
     code: int  # with which the run ended
     where: str  # the file that its message names
     message: str
@@ -52,8 +56,11 @@ class Full:
     leftovers: int  # files under names of their own that the next start removes
 
 
-def resize(folder: Path, size: int) -> None:
-    subprocess.run(["mount", "-o", f"remount,size={size}", str(folder)], check=True)
+def fill(mount: Path, room: int) -> None:
+    """Leave `room` bytes."""
+    state = os.statvfs(mount)
+    with (mount / BALLAST).open("wb") as file:
+        os.posix_fallocate(file.fileno(), 0, max(1, state.f_bavail * state.f_frsize - room))
 
 
 def problems_of(folder: Path) -> list[str]:
@@ -92,47 +99,54 @@ def check(path: Path) -> None:
         raise ValueError("empty")
 
 
-def attempt(number: int, path: Path, folder: Path, size: int) -> Full | None:
-    """One start of the run; None where it was done."""
+def attempt(number: int, path: Path, folder: Path, step: int | None, room: int) -> Full | None:
+    """One start of the run; None where it was done. `step`: fill the disk at this trial; None: at the first writing."""
+    began = time.time()
     process, log = begin(path)
+    while process.poll() is None:
+        if step is not None and recorded(folder) >= step:
+            break
+        if step is None and (folder / "search.yaml").is_file() and (folder / "search.yaml").stat().st_mtime >= began:
+            break
+        time.sleep(0.01)
+    fill(folder.parent, room)
     code = process.wait(PATIENCE)
+    (folder.parent / BALLAST).unlink()
     if code == 0:
         return None
     lines = [line for line in log.read_text().splitlines() if line.strip()]
     message = next((line for line in reversed(lines) if re.search(r"space|full|No room", line)), lines[-1])
     where = re.search(rf"{re.escape(str(folder))}/([^\s:;)]+)", message)
     kind = kind_of(where[1]) if where else "the folder"
-    problems = problems_of(folder) if folder.is_dir() else []
     leftovers = sum(1 for each in folder.rglob(".*.unfinished"))
     message = message.replace(str(folder.parent), "results")
-    return Full(number, size, code, kind, message, recorded(folder), problems, leftovers)
+    moment = "at the start" if step is None else f"at trial {step}"
+    return Full(number, moment, room, code, kind, message, recorded(folder), problems_of(folder), leftovers)
 
 
 def kind_of(name: str) -> str:
     return re.sub(r"\d+-\d+\.parquet", "<n>.parquet", name)
 
 
-def growth(full: Full, numbers: random.Random) -> int:
-    """By how many bytes the file system grows: little where the next file is to be met as well."""
-    if full.where.startswith("checkpoint") and "safetensors" in full.where:
-        return 1_200_000
-    if full.where.startswith(("items", "study.db", "log.jsonl")) and full.trials:
-        return numbers.randint(4, 24) * PAGE
-    return 2 * PAGE if full.trials else 16 * PAGE
+def next_room(full: Full) -> int:
+    """What the next start is left: a page or two more, so that the next file is met as well."""
+    if full.where.endswith(".safetensors"):
+        return full.room + 80 * PAGE
+    return full.room + max(1, full.room // PAGE // 3) * PAGE
 
 
 def page(facts: dict[str, Any], tries: list[Full]) -> str:
     same = facts["same"]
     rows = "".join(
-        f"| {each.number} | {each.size // 1024} | {each.trials} | {each.where} | {each.code} | {len(each.problems)} "
-        f"| {each.leftovers} |\n"
+        f"| {each.number} | {each.moment} | {each.room // 1024} | {each.trials} | {each.where} | {each.code} "
+        f"| {len(each.problems)} | {each.leftovers} |\n"
         for each in tries
     )
     met = ", ".join(f"{where} ({count})" for where, count in sorted(Counter(each.where for each in tries).items()))
     return f"""# The disk was full {len(tries)} times
 
-The demo's search ({facts["trials"]} candidates) in a folder on a file system that was too small, given a
-little whenever the run ended for want of room, and started again by the same command; and the same search with room.
+The demo's search ({facts["trials"]} candidates) in a folder whose file system was filled up but for some KB whenever
+the run was at work, and started again by the same command; and the same search with room.
 What could not be written: {met}.
 
 | | |
@@ -145,8 +159,8 @@ What could not be written: {met}.
 | the checkpoint's weights the same, byte for byte | {yes(same["checkpoint"])} |
 | no leftovers in the folder at the end | {yes(same["clean"])} |
 
-| try | size, KB | trials recorded | full at | exit code | damaged files | unfinished files, until the next start |
-|---:|---:|---:|---|---:|---:|---:|
+| try | filled | KB left | trials recorded | full at | exit code | damaged files | unfinished, until the next start |
+|---:|---|---:|---:|---|---:|---:|---:|
 {rows}
 Messages were such as `{tries[-1].message if tries else ""}`.
 
@@ -157,17 +171,13 @@ Messages were such as `{tries[-1].message if tries else ""}`.
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--trials", type=int, default=16)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--first", type=int, default=256, help="KB that the file system has at first")
-    parser.add_argument(
-        "--minutes", type=float, default=60, help="after them the file system gets all the room it needs"
-    )
+    parser.add_argument("--minutes", type=float, default=60, help="after them the run gets all the room it needs")
     parser.add_argument("--out", type=Path, default=HERE)
     options = parser.parse_args()
     if os.geteuid() != 0:
         sys.exit("mounting a small file system needs root")
     name = yaml.safe_load(SEARCH.read_text(encoding="utf-8"))["name"]
-    numbers, begun = random.Random(options.seed), time.monotonic()
+    begun = time.monotonic()
     with tempfile.TemporaryDirectory() as temporary:
         left = configuration(options.trials, 1, Path(temporary) / "alone")
         finish(left)
@@ -175,18 +185,24 @@ def main() -> None:
         small = path.parent / "small"
         small.mkdir()
         path.write_text(path.read_text().replace(f"output: {path.parent}", f"output: {small}"), encoding="utf-8")
-        size = options.first * 1024
-        subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "none", str(small)], check=True)
+        subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={SIZE}", "none", str(small)], check=True)
         try:
             folder, alone = small / name, left.parent / name
             tries: list[Full] = []
-            while (full := attempt(len(tries) + 1, path, folder, size)) is not None:
+            steps = [(round(each * options.trials / len(ROOMS)) + 1, room * PAGE) for each, room in enumerate(ROOMS)]
+            step, room = steps[0]
+            while (full := attempt(len(tries) + 1, path, folder, step, room)) is not None:
                 tries.append(full)
                 print(full, flush=True)
                 if full.code != 2 and len(tries) > 1 and tries[-2].code != 2:
                     sys.exit(f"the run failed twice:\n{path.with_suffix('.log').read_text()}")
-                size += growth(full, numbers)
-                resize(small, 10**9 if time.monotonic() - begun > 60 * options.minutes else size)
+                ahead = [each for each in steps if each[0] > full.trials]
+                if ahead:
+                    step, room = ahead[0]
+                else:
+                    step, room = None, 0 if step is not None else next_room(full)
+                if time.monotonic() - begun > 60 * options.minutes:
+                    room = SIZE
             weights = "checkpoint/model.safetensors"
             counts = [each.trials for each in tries]
             trials = trials_of(folder, name)
@@ -203,7 +219,7 @@ def main() -> None:
             subprocess.run(["umount", str(small)], check=True)
             shutil.rmtree(small)
     print(same)
-    facts = {"trials": options.trials, "seed": options.seed, "same": same}
+    facts = {"trials": options.trials, "same": same}
     options.out.mkdir(parents=True, exist_ok=True)
     text = json.dumps({**facts, "tries": [asdict(each) for each in tries]}, indent=2)
     (options.out / "disk.json").write_text(text + "\n", encoding="utf-8")
