@@ -1,6 +1,6 @@
 """Fuzz one parser of outside data, guided by coverage (atheris: libFuzzer for Python; `pip install atheris`).
 
-    python results/fuzz/fuzz.py PARSER --minutes 10
+    python results/fuzz/fuzz.py PARSER --minutes 10    (or: all)
 
 Inputs are bytes that libFuzzer changes, and, where the parser reads JSON, YAML or a safetensors header, in every
 second step a tree whose values are exchanged for hostile ones. A finding never ends the run: it is kept, once for each
@@ -153,11 +153,18 @@ def corpus_of(name: str) -> list[bytes]:
 
 def main() -> None:
     given = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    given.add_argument("parser")
+    given.add_argument("parser", help="one of parsers.py, or all, one after the other")
     given.add_argument("--minutes", type=float, default=10)
     given.add_argument("--work", type=Path, help="a folder for what is found; else a temporary one")
     given.add_argument("--seconds", type=int, help=argparse.SUPPRESS)
     asked = given.parse_args()
+    if asked.parser == "all":
+        sys.path[:0] = [str(ROOT), str(HERE)]
+        import parsers
+
+        for name in parsers.PARSERS:
+            subprocess.run([sys.executable, __file__, name, "--minutes", str(asked.minutes)], check=True)
+        return
     if asked.seconds is not None:
         fuzz(asked.parser, asked.work, asked.seconds)
         return
