@@ -223,7 +223,9 @@ def main() -> None:
             rows += on_server(url, genes, [size for size in sizes if size <= 10_000])
     options.out.mkdir(parents=True, exist_ok=True)
     (options.out / "ledger.json").write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")
-    (options.out / "ledger.md").write_text(page(rows, options.trials), encoding="utf-8")
+    (options.out / "ledger.md").write_text(
+        page(rows, sorted({row["trials"] for row in rows} | set(options.trials))), encoding="utf-8"
+    )
 
 
 if __name__ == "__main__":
