@@ -146,14 +146,18 @@ def choose_template(wanted: str, folders: Sequence[Path]) -> str | None:
 
 def template_files(template: str, donor: Path, files: Mapping[str, bytes | None]) -> dict[str, bytes | None]:
     """Return `files` with the template in them; of the tokenizer's own files nothing else changes."""
-    changed: dict[str, bytes | None] = {**files, _JINJA: template.encode()}
+    changed: dict[str, bytes | None] = {**files, _JINJA: _encoded(template)}
     if (donor / _PROCESSOR).is_file():
         changed[_PROCESSOR] = None  # it holds the donor's template and nothing more
     replaced = files.get(_CONFIG)
     config = json.loads(replaced) if replaced else _read(donor / _CONFIG)
     if "chat_template" in config:  # where readers that know no .jinja file look
-        changed[_CONFIG] = (json.dumps(config | {"chat_template": template}, indent=2, ensure_ascii=False)).encode()
+        changed[_CONFIG] = _encoded(json.dumps(config | {"chat_template": template}, indent=2, ensure_ascii=False))
     return changed
+
+
+def _encoded(text: str) -> bytes:
+    return text.encode(errors="replace")  # JSON can hold half a letter, which no file in UTF-8 can
 
 
 def _read(path: Path) -> dict[str, Any]:

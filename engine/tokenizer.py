@@ -112,8 +112,11 @@ def extend_tokenizer(
     _add(content, [_flags(token) for token in new], ids)
     if len(ids) == before:
         return ids, {}
-    # Compact: indentation would take json's slow path, seconds for a large vocabulary.
-    return ids, {"tokenizer.json": json.dumps(content, ensure_ascii=False).encode(), **dict.fromkeys(_STALE)}
+    try:  # compact: indentation would take json's slow path, seconds for a large vocabulary
+        made = json.dumps(content, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:  # half a letter elsewhere than in a token
+        raise _unusable(where, error) from None
+    return ids, {"tokenizer.json": made, **dict.fromkeys(_STALE)}
 
 
 def _unite(content: dict[str, Any], other: dict[str, Any], ids: dict[str, int]) -> None:

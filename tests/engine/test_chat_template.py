@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from engine.chat_template import BUILT_IN
+from engine.chat_template import BUILT_IN, choose_template, template_files
 from engine.checkpoint import open_checkpoint
 from engine.errors import RecipeError
 from engine.plan import plan
@@ -107,3 +107,15 @@ def test_refused(template: str, message: str) -> None:
     assert str(caught.value).startswith("recipe: chat_template: ")
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_half_a_letter_in_a_models_template_is_replaced(tmp_path: Path) -> None:
+    config = {"chat_template": "{{ messages }} \ud800", "added": "\udc00"}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
+    template = choose_template("auto", [tmp_path])
+    assert template is not None
+    files = template_files(template, tmp_path, {})
+    assert files["chat_template.jinja"] == b"{{ messages }} ?"
+    made = files["tokenizer_config.json"]
+    assert made is not None
+    assert json.loads(made) == {"chat_template": "{{ messages }} ?", "added": "?"}
