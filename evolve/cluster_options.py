@@ -39,7 +39,7 @@ def reach(address: str) -> None:
     reaching.reach(address)
 
 
-LEFT = "\ninterrupted; nothing was sent or changed on the cluster by this command after its last line"
+LEFT = "\ninterrupted; a run that was sent goes on there: `evolve follow` shows its log, `evolve stop` ends it"
 CUT = "\ninterrupted; what has come is kept: the same command goes on from there"
 
 

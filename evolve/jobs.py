@@ -71,8 +71,7 @@ class Jobs:
     def latest(self, run: str) -> Job | None:
         """The last start of a run that the cluster knows of."""
         with self._errors():
-            found = [self._client.get_job_info(each.submission_id) for each in self._client.list_jobs()
-                     if belongs(each.submission_id, run)]  # fmt: skip
+            found = [each for each in self._client.list_jobs() if belongs(each.submission_id, run)]
         return max(map(job_of, found), key=lambda job: job.number, default=None)
 
     def submit(
