@@ -11,7 +11,7 @@ import json
 import math
 import threading
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -27,10 +27,10 @@ HIDDEN = "***"
 
 
 class RunLog:
-    """The file at `path`, appended to. `secrets`: texts that are never written. Raises RunError."""
+    """The file at `path`, appended to. `secrets`: texts that are never written (see `secrets_of`). Raises RunError."""
 
-    def __init__(self, path: Path, secrets: Collection[str] = ()) -> None:
-        self._secrets = sorted(secrets, key=len, reverse=True)  # one may be a part of another
+    def __init__(self, path: Path, secrets: Sequence[str] = ()) -> None:
+        self._secrets = secrets
         self._lock = threading.Lock()  # trackers tell of their troubles from threads of their own
         try:
             self._torn = is_torn(path)
@@ -90,7 +90,7 @@ def trial_fields(trial: Trial) -> dict[str, Any]:
     }
 
 
-def line_of(event: str, fields: Mapping[str, Any], secrets: Collection[str], at: float) -> bytes:
+def line_of(event: str, fields: Mapping[str, Any], secrets: Sequence[str], at: float) -> bytes:
     """The line with its newline, in at most `LONGEST` bytes."""
     told: dict[str, Any] = {"time": stamp(at), "event": event}
     room, left_out = LONGEST - 200, list[str]()  # what time, event and `left_out` take
@@ -120,7 +120,7 @@ def encoded(data: Any) -> bytes:
     return json.dumps(data, allow_nan=False).encode("ascii")  # some readers take U+2028 for the end of a line
 
 
-def plain(value: Any, secrets: Collection[str]) -> Any:
+def plain(value: Any, secrets: Sequence[str]) -> Any:
     """The value as JSON has it, without secrets: no NaN, no long texts."""
     if isinstance(value, Mapping):
         return {str(plain(str(key), secrets)): plain(each, secrets) for key, each in value.items()}

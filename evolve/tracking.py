@@ -13,6 +13,7 @@ import json
 import math
 import queue
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
@@ -32,6 +33,7 @@ from evolve.trackers.tracker import Opening, Row, Tracker
 from evolve.trial import Trial
 
 PATIENCE = {"finished": 60.0, "interrupted": 10.0, "failed": 10.0}  # seconds for what is still to be told at the end
+ENDS: dict[str, Outcome] = {"end": "finished", "interrupted": "interrupted", "failed": "failed"}  # by event
 RESULT = "result"  # the event with `headline`, `metrics` and `files`, which ends what there is to tell
 
 Telling = Callable[[Tracker], float | None]  # returns until when all has been told now
@@ -68,11 +70,14 @@ class Tracking:
         self._parameters, self._run_name = parameters_of(config), config.name
         self._told = 0.0
         self._outcome: Outcome = "failed"
+        self._until: float | None = None
         self._queue: queue.SimpleQueue[Telling | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._work, daemon=True, name=f"tracker {name}")
         self._thread.start()
 
     def hear(self, event: str, fields: Mapping[str, Any]) -> None:
+        if event in ENDS:  # all trackers hear of it at once, and end side by side
+            self._end(ENDS[event])
         if event == RESULT:
             files = [self._run_folder / file for file in fields["files"]]
             self._queue.put(partial(summed_up, fields["headline"], fields["metrics"], files))
@@ -82,14 +87,19 @@ class Tracking:
 
     def close(self, outcome: Outcome) -> None:
         """Wait for what is still to be told, but not for ever: the next start tells the rest."""
-        self._outcome = outcome
-        self._queue.put(None)
-        self._thread.join(PATIENCE[outcome])
+        self._thread.join(max(0.0, self._end(outcome) - time.monotonic()))
         if self._thread.is_alive():
             self._say(
                 f"{WARNING}run.trackers ({self._name}): does not answer; `evolve run` tells it the rest when it is "
                 "started again"
             )
+
+    def _end(self, outcome: Outcome) -> float:
+        """Nothing comes any more; returns until when to wait, by the monotonic clock."""
+        if self._until is None:
+            self._until, self._outcome = time.monotonic() + PATIENCE[outcome], outcome
+            self._queue.put(None)
+        return self._until
 
     def _work(self) -> None:
         try:

@@ -255,6 +255,25 @@ def test_a_tracker_that_hangs_holds_nothing_up(config: SearchConfig, monkeypatch
     assert recorder.steps == list(range(1000))
 
 
+def test_trackers_that_hang_are_waited_for_side_by_side(config: SearchConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(tracking.PATIENCE, "interrupted", 0.0)
+    monkeypatch.setitem(tracking.PATIENCE, "finished", 3600.0)  # what the closing says counts no more
+    said: list[str] = []
+    answers = threading.Event()
+    recorders = [Recorder(lambda step: answers.wait(60)) for _ in range(3)]
+    trackers = [started(config, recorder, said) for recorder in recorders]
+    for each in trackers:
+        each.trial(trial(0, 0.5, 1000.0), 0.5, new=True)
+    for each in trackers:
+        each.hear("interrupted", {})
+    for each in trackers:
+        each.close("finished")
+    assert len(said) == 3
+    answers.set()
+    while any(recorder.outcome != "interrupted" for recorder in recorders):
+        time.sleep(0.01)
+
+
 def test_a_run_that_the_tracker_does_not_know_is_told_from_the_beginning(config: SearchConfig) -> None:
     said: list[str] = []
     for name, steps in (("a", [0, 1]), ("a", [1]), ("b", [0, 1])):
