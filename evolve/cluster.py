@@ -118,13 +118,16 @@ class RayExecutor:
         return list(dict.fromkeys(done))
 
     def _finished(self, reference: Any, dispatch: Dispatch, busy: dict[Any, Busy]) -> tuple[Job, Evaluation] | None:
-        """A job with what came of it; None where a worker has started, or was lost and its job is tried once more."""
+        """A job with what came of it; None where a worker has started, or was lost and its job is tried once more, or
+        is at work still."""
         if reference in self._fleet.starting:
             self._fleet.settle(reference)
         if reference not in busy:
             return None
+        found = self._answer(reference, busy[reference])
+        if found is None:
+            return None
         at = busy.pop(reference)
-        found = self._answer(reference, at)
         if isinstance(found, Evaluation):
             self._fleet.idle.append(at.seat)
             return at.tried.job, found
@@ -134,10 +137,12 @@ class RayExecutor:
         failure = dispatch.lost(at.tried, found)
         return None if failure is None else (at.tried.job, Evaluation(failure))
 
-    def _answer(self, reference: Any, at: Busy) -> Evaluation | Loss:
-        """What a worker answers, or how it was lost."""
+    def _answer(self, reference: Any, at: Busy) -> Evaluation | Loss | None:
+        """What a worker answers, or how it was lost; None where it is at work, its machine having been missed for a
+        moment only."""
         if not ray.wait([reference], timeout=0)[0]:
-            return "machine" if at.seat.machine in self._fleet.gone else "time"
+            overdue: Loss | None = "time" if at.due < time.monotonic() else None
+            return "machine" if at.seat.machine in self._fleet.gone else overdue
         try:
             evaluation: Evaluation = ray.get(reference, timeout=FETCH)
         except ray.exceptions.RayTaskError as error:
