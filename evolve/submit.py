@@ -14,7 +14,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from evolve.config import load_config
+from evolve.config import SearchConfig, load_config
 from evolve.errors import ConfigError, RunError
 from evolve.following import follow
 from evolve.jobs import STOPPING, Job, Jobs
@@ -43,9 +43,7 @@ def submit(
 ) -> None:
     """Send a run to the cluster, or find it there at work, and show its log. Raises what a user can put right; leaves
     with the run's own exit code."""
-    config = load_config(search)
-    if name is not None:
-        config = type(config).model_validate({**config.model_dump(exclude_unset=True), "name": name})
+    config = named(load_config(search), name)
     package = package_of(config)
     jobs = Jobs(address)
     job = jobs.latest(config.name)
@@ -58,6 +56,16 @@ def submit(
     print(f"results: {summary(package)['evolve-output']} on the cluster\n{how(config.name, address)}", flush=True)
     if not detached:
         watch(jobs, config.name, started)
+
+
+def named(config: SearchConfig, name: str | None) -> SearchConfig:
+    """The same search under another name. Raises ConfigError for what is no name."""
+    if name is None:
+        return config
+    try:
+        return config.model_copy(update={"name": SearchConfig.plain(name)})
+    except ValueError as error:
+        raise ConfigError(f"--name: {error}") from error
 
 
 def follow_run(name: str, address: str) -> None:

@@ -11,11 +11,14 @@ from pathlib import Path
 
 import pytest
 
+from evolve.config import load_config
 from evolve.errors import ConfigError, RunError
 from evolve.following import Log
 from evolve.jobs import Job, belongs
 from evolve.reaching import MODE, reach
-from evolve.submit import code_of, environment_of
+from evolve.submit import code_of, environment_of, named
+
+DEMO = Path(__file__).parents[2] / "tasks/demo"
 
 JOB = Job("evolve-1-run", 1, "run", "FAILED", None, "the node died", "ab", "digest", "~/results/run")
 
@@ -62,6 +65,14 @@ def test_environments() -> None:
         environment_of("merging", None)
     with pytest.raises(ConfigError, match="its URL holds a user or password"):
         environment_of(None, "merge-evolve @ git+https://me:token@host/x.git")
+
+
+def test_a_run_may_have_another_name_there() -> None:
+    config = load_config(DEMO / "search.yaml")
+    assert named(config, None) is config
+    assert named(config, "other").name == "other"
+    with pytest.raises(ConfigError, match=r"--name: must be letters.* got 'a/b'"):
+        named(config, "a/b")
 
 
 def test_a_wheel_is_sent_under_its_contents(tmp_path: Path) -> None:
