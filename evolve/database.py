@@ -12,13 +12,14 @@ import json
 from collections.abc import Callable, Iterator
 from datetime import datetime, timezone
 from itertools import groupby
+from pathlib import Path
 from typing import Any
 
 import optuna
 from optuna.storages import RDBStorage
 from optuna.storages._rdb import models
 from optuna.trial import FrozenTrial, TrialState
-from sqlalchemy import Connection, bindparam, func, insert, select
+from sqlalchemy import Connection, bindparam, create_engine, func, insert, inspect, make_url, select
 
 from evolve.errors import RunError
 from evolve.shown import distribution_text
@@ -44,10 +45,26 @@ SINCE = (
 )
 
 
+def check_there(url: str, name: str) -> None:
+    """Raises RunError for a database without runs, before Optuna makes its tables in what may be anybody's."""
+    parsed = make_url(url)
+    file = parsed.database if parsed.get_backend_name() == "sqlite" else None
+    if file and not file.startswith("file:") and not Path(file).is_file():  # opening would make it
+        raise RunError(no_run(url, name))
+    engine = create_engine(url, **engine_arguments(url))
+    try:
+        if not inspect(engine).has_table(models.StudyModel.__tablename__):
+            raise RunError(no_run(url, name))
+    finally:
+        engine.dispose()
+
+
 class Database:
     """A Store. Raises the database's own errors, and RunError where a run `must_exist` and does not."""
 
     def __init__(self, url: str, name: str, *, must_exist: bool = False) -> None:
+        if must_exist:
+            check_there(url, name)
         self._storage = RDBStorage(url, engine_kwargs=engine_arguments(url))
         self._engine = self._storage.engine
         self._engine.dispose()

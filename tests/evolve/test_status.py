@@ -206,6 +206,28 @@ def test_a_run_is_followed_until_it_is_over(config: SearchConfig) -> None:
         assert process.wait(timeout=60) == 0
 
 
+def test_a_run_on_a_server(config: SearchConfig, postgresql: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """While it goes on, by its URL alone."""
+    on_server = config.model_copy(update={"run": config.run.model_copy(update={"storage": postgresql})})
+    file = config.folder.parent / "mine.yaml"
+    file.write_text(yaml.safe_dump(on_server.model_dump(mode="json")))
+    with sole_driver(on_server) as (ledger, _):
+        ledger.record(trial(0, 0.5, 1010.0), (Gene("g"),), {"g": 0.5})
+        status(file, as_json=True)
+        told = json.loads(capsys.readouterr().out)
+    assert (told["trials"], told["driver"]["process"]) == (1, os.getpid())
+
+
+def test_a_ledger_of_somebody_else_steers_no_terminal(config: SearchConfig, capsys: pytest.CaptureFixture[str]) -> None:
+    with sole_driver(config) as (ledger, _):
+        ledger.add_event(SEARCH_ENDED, trials=5, reason="\x1b[2J\x07 none")
+        ledger.set_attribute("placement", [{"node": "a"}, {}])
+        status(config.folder)
+    out = capsys.readouterr().out
+    assert "none" in out
+    assert "\x1b" not in out
+
+
 def test_a_run_in_a_database_needs_no_folder(
     config: SearchConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -280,3 +302,20 @@ def test_reading_a_ledger_loads_neither_transformers_nor_lm_eval(config: SearchC
         [sys.executable, "-c", script, str(config.folder)], cwd=ROOT, capture_output=True, text=True, check=True
     )
     assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_looking_at_a_run_makes_nothing_in_databases_of_others(config: SearchConfig, tmp_path: Path) -> None:
+    other, gone, text = tmp_path / "other.db", tmp_path / "gone.db", tmp_path / "text"
+    with contextlib.closing(sqlite3.connect(other)) as connection:
+        connection.execute("CREATE TABLE mine (a INTEGER)")
+    text.write_text("no database, but mine")
+    before = {path: path.read_bytes() for path in (other, text)}
+    for path, problem in ((other, "holds no run named run"), (gone, "holds no run"), (text, "not a database")):
+        data = config.model_dump(mode="json")
+        data["run"]["storage"] = f"sqlite:///{path}"
+        (config.folder / "search.yaml").write_text(yaml.safe_dump(data))
+        for look in (status, report):
+            with pytest.raises(RunError, match=problem):
+                look(config.folder)
+    assert {path: path.read_bytes() for path in (other, text)} == before
+    assert not gone.exists()
