@@ -19,6 +19,7 @@ from tasks.objective import total_of
 PLACEMENT = (
     "placement"  # the ledger's attribute: [{"node": ..., "workers": n, "threads": t, "gpus": g}, ...], "": nowhere
 )
+KEYS = {"node", "workers", "threads"}  # that each row of it has
 SHOWN = 8  # machines that are told one by one
 QUIET = 60.0  # seconds without a candidate, and
 SLOW = 3.0  # so many times the usual gap between two, after which that is said
@@ -64,7 +65,7 @@ class State:
 
 def state_of(config: SearchConfig, ledger: Ledger, holder: Driver | None, now: float, silence: float = 0.0) -> State:
     trials, events, figures = ledger.trials(), ledger.events(), recorded_figures(ledger, config)
-    placement = ledger.attribute(PLACEMENT) or []
+    placement = [row for row in ledger.attribute(PLACEMENT) or [] if set(row) >= KEYS]
     starts = [event for event in events if event["kind"] == START]
     placed = sum(int(each["workers"]) for each in placement if each["node"])
     counted = placed or (starts[-1].get("workers") if starts else None)

@@ -39,7 +39,11 @@ def config_at(place: Path) -> SearchConfig:
 
 
 def text(state: State) -> str:
-    return "\n".join(lines(state))
+    """Without what would steer a terminal, in case somebody else's ledger holds that."""
+    return "\n".join(
+        "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in line)
+        for line in "\n".join(lines(state)).split("\n")
+    )
 
 
 def text_of_data(state: State) -> str:
