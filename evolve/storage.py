@@ -163,10 +163,16 @@ def storage_errors(url: str, away: float = 0.0) -> Iterator[None]:
     try:
         yield
     except (sqlalchemy.exc.SQLAlchemyError, optuna.exceptions.StorageInternalError, OSError, ImportError) as error:
-        cause = error.__cause__ or getattr(error, "orig", None) or error
-        told = " ".join(str(cause).split())[:300]
+        told = " ".join(str(innermost(error)).split())[:300]
         waited = f"; waited for {away:.0f} seconds" if away else ""
         raise RunError(f"run.storage ({hidden(url)}): {told}{waited}; {remedy(told, url)}") from error
+
+
+def innermost(error: BaseException) -> BaseException:
+    """What the driver said: errors around it also hold statements and what was to be written."""
+    if isinstance(error, sqlalchemy.exc.DBAPIError) and error.orig is not None:
+        return error.orig
+    return innermost(error.__cause__) if error.__cause__ is not None else error
 
 
 def remedy(told: str, url: str) -> str:

@@ -12,6 +12,7 @@ same command given again, until the run is done. Writes disk.json and disk.md be
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import re
@@ -57,10 +58,13 @@ class Full:
 
 
 def fill(mount: Path, room: int) -> None:
-    """Leave `room` bytes."""
-    state = os.statvfs(mount)
+    """Leave `room` bytes, or less where the run writes at this moment."""
     with (mount / BALLAST).open("wb") as file:
-        os.posix_fallocate(file.fileno(), 0, max(1, state.f_bavail * state.f_frsize - room))
+        while True:
+            state = os.statvfs(mount)
+            with contextlib.suppress(OSError):
+                os.posix_fallocate(file.fileno(), 0, max(1, state.f_bavail * state.f_frsize - room))
+                return
 
 
 def problems_of(folder: Path) -> list[str]:
@@ -216,7 +220,7 @@ def main() -> None:
                 "clean": not list(folder.rglob(".*.unfinished")),
             }
         finally:
-            subprocess.run(["umount", str(small)], check=True)
+            subprocess.run(["umount", "--lazy", str(small)], check=True)
             shutil.rmtree(small)
     print(same)
     facts = {"trials": options.trials, "same": same}

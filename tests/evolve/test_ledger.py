@@ -310,6 +310,9 @@ def test_a_full_disk_says_so_and_costs_nothing_that_was_recorded(tmp_path: Path,
     event.listen(engine, "connect", bound)
     with pytest.raises(RunError, match=r"^run\.storage \(.*\): database or disk is full; free disk space there, then"):
         fill(ledger, 1, 1000)
+    with pytest.raises(RunError, match=r"^run\.storage \([^ ]*\): database or disk is full; free disk space") as caught:
+        ledger.set_attribute("verdict", "secret" * 100_000)
+    assert "secret" not in str(caught.value)
     again = Ledger(sqlite(tmp_path), "run")
     recorded = len(again.trials())
     assert 0 < recorded < 1000
