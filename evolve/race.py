@@ -107,7 +107,7 @@ def parts_of(utilities: Utilities) -> dict[str, float]:
     return {task: mean_over_tasks({task: its}, {task: 1.0}) for task, its in utilities.items()}
 
 
-def expected(stopped: Utilities, whole: Sequence[Utilities]) -> dict[str, float]:
+def expected(stopped: Utilities, whole: Collection[Utilities]) -> dict[str, float]:
     """What the parts of a candidate that stopped would have come to: its own on the documents that it has, and what
     the others' means moved by from these documents to all of them."""
     parts = parts_of(stopped)

@@ -14,15 +14,19 @@ from collections import Counter, deque
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from heapq import nlargest
+from operator import itemgetter
 
 from engine.recipe import Recipe
 from evolve.candidates import copy_of, trial_of
 from evolve.optimizers.optimizer import Steady
-from evolve.race import Finish, clear_losers, expected, finish_of, parts_of
+from evolve.race import Finish, clearly_worse, expected, finish_of, parts_of
 from evolve.standing import Standing
 from evolve.study import SEARCH, Spent, Study, proposal
 from evolve.trial import Candidate, Evaluation, Job, Point, Trial
-from tasks.objective import Utilities
+from tasks.objective import Utilities, mean_over_tasks
+
+WHOLE = 24  # candidates by whose scores it is told what one that stopped would have come to
 
 
 @dataclass
@@ -41,7 +45,9 @@ class Stream:
     def __init__(self, study: Study, optimizer: Steady, standing: Standing, population: int) -> None:
         self._study, self._optimizer, self._standing, self._population = study, optimizer, standing, population
         self._chunks = study.draws.chunks(0)
-        self._came: list[deque[Finish]] = [deque(maxlen=population) for _ in self._chunks]  # as far as each chunk
+        # Of the last that came as far as each chunk, their means there; and the last that were scored whole.
+        self._came: list[deque[tuple[float, Utilities]]] = [deque(maxlen=population) for _ in self._chunks]
+        self._whole: deque[Utilities] = deque(maxlen=WHOLE)
         self._first, self._generation = len(study.trials), study.generation
         self._running: dict[str, Runner] = {}  # by the recipe's digest
         self._onward: deque[Runner] = deque()
@@ -89,11 +95,9 @@ class Stream:
         runner.seconds.update(evaluation.seconds)
         evaluation = replace(evaluation, seconds=dict(runner.seconds))
         finish = finish_of(self._candidate(runner.points[0], runner.recipe), evaluation, self._study.objective)
-        came = self._came[runner.place]
         last = runner.place == len(self._chunks) - 1
-        stops = finish.utilities is None or last or self._is_behind(finish, came)
-        if finish.utilities is not None:
-            came.append(finish)
+        stops = finish.utilities is None or last or self._is_behind(finish.utilities, runner.place)
+        self._remember(finish.utilities, runner.place)
         if not stops:
             runner.place += 1
             self._onward.append(runner)
@@ -101,12 +105,19 @@ class Stream:
         del self._running[job.key]
         self._end(runner, finish)
 
-    def _is_behind(self, finish: Finish, came: deque[Finish]) -> bool:
+    def _is_behind(self, utilities: Utilities, place: int) -> bool:
         """Whether it is clearly a loser among the last that came as far, once there are enough of them."""
+        came, weights = self._came[place], self._study.objective.weights
         if len(came) < self._population:
             return False
-        keep = max(2, self._population // 4)
-        return finish in clear_losers([*came, finish], keep, self._study.objective.weights)
+        (bar, theirs) = nlargest(max(2, self._population // 4), came, key=itemgetter(0))[-1]
+        return mean_over_tasks(utilities, weights) < bar and clearly_worse(utilities, theirs, weights)
+
+    def _remember(self, utilities: Utilities | None, place: int) -> None:
+        if utilities is not None:
+            self._came[place].append((mean_over_tasks(utilities, self._study.objective.weights), utilities))
+            if self._study.is_whole(utilities):
+                self._whole.append(utilities)
 
     def _end(self, runner: Runner, finish: Finish) -> None:
         study = self._study
@@ -119,8 +130,7 @@ class Stream:
     def _parts(self, utilities: Utilities | None, whole: bool) -> dict[str, float]:
         if utilities is None:
             return {}
-        others = [each.utilities for each in self._came[-1] if each.utilities is not None]
-        return parts_of(utilities) if whole else expected(utilities, others)
+        return parts_of(utilities) if whole else expected(utilities, self._whole)
 
     def _add(self, trial: Trial) -> None:
         self._study.add(trial)

@@ -2,8 +2,8 @@
 
     python results/scale/stragglers.py                    # from the root: 8 workers, sigma 0.6, 400 evaluations
 
-Simulated workers (`simulated.py`), everything else real. The score is that of the recipe that the search believes in, in
-the landscape itself, without the luck of documents. Writes stragglers.json and stragglers.md beside itself.
+Simulated workers (`simulated.py`), everything else real. The score is that of the recipe that the search believes in,
+in the landscape itself, without the luck of documents. Writes stragglers.json and stragglers.md beside itself.
 """
 
 from __future__ import annotations
@@ -87,7 +87,8 @@ def table(rows: list[dict[str, Any]], arguments: argparse.Namespace) -> str:
         means = {key: [np.mean([row[key] for row in each]) for each in (old, new)] for key in old[0] if key != "race"}
         lines.append(
             f"| {'races' if race else 'all candidates whole'} | {means['minutes'][0]:.1f} | {means['minutes'][1]:.1f} "
-            f"| {np.mean(ratios):.2f} ({min(ratios):.2f}) | {means['utilisation'][0]:.0%} | {means['utilisation'][1]:.0%} "
+            f"| {np.mean(ratios):.2f} ({min(ratios):.2f}) "
+            f"| {means['utilisation'][0]:.0%} | {means['utilisation'][1]:.0%} "
             f"| {means['score'][0]:.4f} | {means['score'][1]:.4f} | {np.mean(gaps):+.4f}, {error:.4f} |"
         )
     return "\n".join(lines) + "\n"
