@@ -141,6 +141,8 @@ def receive(call: Call, folder: str, path: str, size: int, coming: Path) -> None
                 file.write(data)
             file.flush()
             os.fsync(file.fileno())
+    except ConnectionError as error:
+        raise lost(error) from error
     except OSError as error:
         raise RunError(
             f"{coming}: cannot be written ({error.strerror or error}); free space, then give the same command again"
@@ -167,9 +169,13 @@ def answer(future: Future[Any]) -> Any:
     try:
         return future.result(timeout=PATIENCE)
     except (OSError, TimeoutError, FutureTimeout) as error:
-        raise RunError(
-            f"--client: the cluster answers no longer ({last_line(error)}); the same command goes on from there"
-        ) from error
+        raise lost(error) from error
+
+
+def lost(error: BaseException) -> RunError:
+    return RunError(
+        f"--client: the cluster answers no longer ({last_line(error)}); the same command goes on from there"
+    )
 
 
 def digest_of(path: Path) -> str:

@@ -15,7 +15,8 @@ SILENCE = 60.0  # seconds without a line, after which the connection is made ane
 PAUSE = 2.0  # seconds before a connection is tried again
 PATIENCE = 900.0  # seconds of attempts
 BROKEN = (aiohttp.ClientError, asyncio.TimeoutError, OSError, RuntimeError, RunError)
-NOISE = ("Running entrypoint for job", "Runtime env is setting up")  # lines of Ray's own
+# Lines of Ray's own, and what is shown for them.
+OF_RAY = {"Runtime env is setting up": "the cluster makes the environment ready", "Running entrypoint for job": None}
 
 
 class Log:
@@ -40,8 +41,9 @@ class Log:
 
 
 def tell(line: str) -> None:
-    if not any(noise in line for noise in NOISE):
-        print(line, file=sys.stderr if line.startswith("error: ") else sys.stdout, flush=True)
+    shown = next((ours for theirs, ours in OF_RAY.items() if theirs in line), line)
+    if shown is not None:
+        print(shown, file=sys.stderr if line.startswith("error: ") else sys.stdout, flush=True)
 
 
 def follow(jobs: Jobs, submission: str) -> Job:

@@ -182,7 +182,10 @@ def reading(address: str, node: str | None) -> Iterator[Call]:
         options["scheduling_strategy"] = NodeAffinitySchedulingStrategy(node, soft=False)
 
     def call(function: Call, *arguments: Any) -> Future[Any]:
-        future: Future[Any] = ray.remote(function).options(**options).remote(*arguments).future()
+        try:
+            future: Future[Any] = ray.remote(function).options(**options).remote(*arguments).future()
+        except Exception as error:  # Ray's, gRPC's, or Python's: the call could not be made
+            raise ConnectionError(last_line(error)) from error
         return future
 
     try:

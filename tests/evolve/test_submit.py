@@ -52,6 +52,14 @@ def test_a_log_that_is_read_again_is_shown_once(capsys: pytest.CaptureFixture[st
     assert told.err == "error: x\n"
 
 
+def test_lines_of_rays_own_are_put_plainly(capsys: pytest.CaptureFixture[str]) -> None:
+    log = Log()
+    log.take(
+        "2026-01-01 INFO job_manager.py:581 -- Runtime env is setting up.\nRunning entrypoint for job x: y\nz\n", 0
+    )
+    assert capsys.readouterr().out == "the cluster makes the environment ready\nz\n"
+
+
 def test_environments() -> None:
     assert environment_of(None, None).entry.endswith(" cluster")
     assert environment_of("/opt/merging/", None).entry.endswith(" /opt/merging/bin/python")
