@@ -8,7 +8,7 @@ from engine.companions import named_code
 from evolve.errors import ModelError
 
 
-def refuse_code(error: Exception, where: str, folder: Path) -> None:
+def refuse_code(error: BaseException, where: str, folder: Path) -> None:
     """Raises ModelError where transformers asks for leave to run a model's own code, naming that code."""
     if "trust_remote_code" in str(error) and (code := named_code(folder)):
         raise ModelError(

@@ -30,6 +30,7 @@ from engine.write import write_checkpoint
 from evolve.errors import ModelError
 from evolve.remote_code import refuse_code
 from evolve.scratch import scratch
+from tasks.errors import is_panic
 
 SHARED_MEMORY = Path("/dev/shm")
 SPARE = 2 * 64 * 2**20  # what writing keeps free beside the weights, and as much again for the other workers
@@ -287,7 +288,9 @@ def load_tokenizer(folder: Path, trust_remote_code: bool = False) -> Any:
 
     try:
         return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=trust_remote_code)
-    except (OSError, ValueError, KeyError, ImportError, AttributeError) as error:
+    except BaseException as error:
+        if not isinstance(error, (OSError, ValueError, KeyError, ImportError, AttributeError)) and not is_panic(error):
+            raise
         refuse_code(error, str(folder), folder)
         raise ModelError(
             f"{folder}: has no tokenizer that transformers can load ({' '.join(str(error).split())[:300]}); "

@@ -64,3 +64,9 @@ def raise_all(problems: Sequence[TaskError]) -> None:
         first = type(problems[0])
         kind = first if all(type(problem) is first for problem in problems) else TaskError
         raise kind("\n".join(map(str, problems)))
+
+
+def is_panic(error: BaseException) -> bool:
+    """Whether Rust code gave up, as tokenizers does on a regular expression of a tokenizer.json that backtracks for
+    ever: an exception that is no Exception, of a class that cannot be imported."""
+    return type(error).__name__ == "PanicException"

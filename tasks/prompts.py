@@ -23,7 +23,7 @@ from lm_eval.defaults import DEFAULT_OTHER_SEED
 
 from tasks.documents import Document, canonical
 from tasks.encoding import Encoded, Encoder
-from tasks.errors import TaskError
+from tasks.errors import TaskError, is_panic
 from tasks.gen_settings import check_settings
 from tasks.gold import Gold, find_gold
 from tasks.judging import judging
@@ -135,12 +135,21 @@ def _told(task: ConfigurableTask, identity: int) -> Iterator[None]:
         yield
     except TaskError as error:
         raise TaskError(f"{where}: {error}") from None
-    except Exception as error:  # templates and functions of the task's file: anything can come out
-        cause = str(error).strip().partition("\n")[0]
+    except BaseException as error:  # templates and functions of the task's file: anything can come out
+        if is_panic(error):
+            raise TaskError(
+                f"{where}: the tokenizer cannot encode it ({_cause(error)}); take the model's own tokenizer.json"
+            ) from None
+        if not isinstance(error, Exception):
+            raise
         raise TaskError(
             f"{where} cannot be put as a prompt "
-            f"({type(error).__name__}: {cause}); see the task's doc_to_text, doc_to_target, doc_to_choice"
+            f"({type(error).__name__}: {_cause(error)}); see the task's doc_to_text, doc_to_target, doc_to_choice"
         ) from error
+
+
+def _cause(error: BaseException) -> str:
+    return str(error).strip().partition("\n")[0]
 
 
 def _digest(document: Document, instances: Sequence[Instance], gold: Sequence[Gold], judged: str) -> str:

@@ -11,13 +11,16 @@ from types import SimpleNamespace
 import lm_eval.utils
 import pytest
 from jinja2.exceptions import SecurityError, UndefinedError
+from tokenizers import Regex, Tokenizer, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
 from transformers.utils.chat_template_utils import _compile_jinja_template
 
 from tasks import sandbox
 from tasks.errors import TaskError
 from tasks.load import TaskLibrary
-from tasks.prompts import chat_template
+from tasks.prompts import build_requests, chat_template
 from tasks.sandbox import TookTooLong, bounded, in_time, try_chat_template, use_sandbox
+from tasks.spec import PromptSettings
 
 ESCAPES = [
     "{{ ''.__class__.__mro__[1].__subclasses__() }}",
@@ -114,3 +117,18 @@ def test_what_takes_too_long_is_ended_and_nothing_after_it(monkeypatch: pytest.M
         with suppress(TookTooLong), in_time(0.001):
             pass
     time.sleep(0.1)
+
+
+def test_a_tokenizer_that_backtracks_for_ever_is_told(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    own = Tokenizer(models.WordLevel({"a": 0, "b": 1}, unk_token="a"))
+    own.pre_tokenizer = pre_tokenizers.Split(Regex("(a|aa)+$x"), "isolated")
+    (tmp_path / "t.jsonl").write_text(json.dumps({"q": "a" * 1000 + "c", "a": "b"}) + "\n")
+    (tmp_path / "t.yaml").write_text(
+        "task: t\ndataset_path: json\ndataset_kwargs: {data_files: {test: t.jsonl}}\ntest_split: test\n"
+        "doc_to_text: q\ndoc_to_target: a\nmetric_list: [{metric: exact_match}]\n"
+    )
+    task = TaskLibrary([tmp_path]).load("t")
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=own, eos_token="b", bos_token="b")
+    with pytest.raises(TaskError, match=r"task 't': document 0: the tokenizer cannot encode it \(.*retry-limit"):
+        build_requests(task, list(task.eval_docs), [0], prompt=PromptSettings(), tokenizer=tokenizer)
+    assert "retry-limit" in capfd.readouterr().err  # Rust says so by itself
