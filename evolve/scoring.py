@@ -29,6 +29,7 @@ from evolve.subject import Subject, labels, opened, problem_of
 from tasks.aggregates import aggregates
 from tasks.documents import canonical
 from tasks.errors import TaskError
+from tasks.functions import code_files
 from tasks.length import check_positions, too_long
 from tasks.load import TaskLibrary
 from tasks.memory import is_out_of_memory
@@ -88,7 +89,7 @@ class Session:
         try:
             with opened(reference, self.options.dtype, self.device) as subject:
                 if self.options.trust_remote_code and (code := named_code(subject.checkpoint.folder)):
-                    print(f"runs code of {reference}, as was asked for: {'; '.join(code)}", file=sys.stderr)
+                    self.tell([f"runs code of {reference}, as was asked for: {'; '.join(code)}"])
                 tokenizer = subject.tokenizer(self.options.trust_remote_code)
                 if self.options.apply_chat_template and not tokenizer.chat_template:
                     raise ModelError(
@@ -232,6 +233,9 @@ def notes_before(options: ScoreOptions) -> list[str]:
     notes = [f"will not be scored: {problem}" for problem in problems.values() if problem]
     if options.samples and not (options.json or options.output):
         notes.append("--samples has no effect without --json or --output")
+    for folder in options.include:
+        if files := code_files(folder):
+            notes.append(f"runs code of the tasks in --include ({folder}): {', '.join(map(str, files))}")
     return notes
 
 

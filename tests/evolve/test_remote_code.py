@@ -8,12 +8,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import typer
 
 from engine.checkpoint import open_checkpoint
+from evolve.cli import app
 from evolve.config import SearchConfig
 from evolve.errors import ModelError
 from evolve.preflight import code_of
 from evolve.resident import check_base, load_module, load_tokenizer
+from evolve.score_options import score_options
+from evolve.scoring import notes_before
 from evolve.setting import Setting
 
 ROOT = Path(__file__).parents[2]
@@ -94,3 +98,13 @@ def test_any_auto_map_is_read(model: Path, ran: Path, auto_map: Any) -> None:
     with pytest.raises(ModelError):
         check_base(open_checkpoint(str(model)))
     assert not ran.exists()
+
+
+def test_scoring_names_the_tasks_code_first(tmp_path: Path) -> None:
+    own = tmp_path / "own"
+    own.mkdir()
+    (own / "t.yaml").write_text("task: t\nprocess_docs: !function code.f\n")
+    (own / "code.py").write_text("")
+    given = {option.name: option.default for option in typer.main.get_command(app).commands["score"].params}  # type: ignore[attr-defined]
+    options = score_options([str(BASE)], given | {"task": ["t"], "include": [own]})
+    assert notes_before(options) == [f"runs code of the tasks in --include ({own}): {own / 'code.py'}"]
