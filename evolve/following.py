@@ -9,7 +9,7 @@ import time
 import aiohttp
 
 from evolve.errors import RunError
-from evolve.jobs import Job, Jobs
+from evolve.jobs import Forgotten, Job, Jobs
 
 SILENCE = 60.0  # seconds without a line, after which the connection is made anew: a dead one says nothing either
 PAUSE = 2.0  # seconds before a connection is tried again
@@ -54,7 +54,10 @@ def follow(jobs: Jobs, submission: str) -> Job:
         try:
             asyncio.run(read(jobs, submission, log))
             job = jobs.job(submission)
+        except Forgotten:
+            raise
         except BROKEN as error:
+            check_known(jobs, submission)
             if since is None:
                 since = time.monotonic()
                 print(f"{jobs.address} does not answer; trying again (the run goes on without us)", file=sys.stderr)
@@ -72,6 +75,16 @@ def follow(jobs: Jobs, submission: str) -> Job:
         if job.ended:
             log.end()
             return job
+
+
+def check_known(jobs: Jobs, submission: str) -> None:
+    """Raises Forgotten where the cluster answers, but not for this job."""
+    try:
+        jobs.job(submission)
+    except Forgotten:
+        raise
+    except RunError:
+        return
 
 
 async def read(jobs: Jobs, submission: str, log: Log) -> None:

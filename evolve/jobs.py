@@ -50,6 +50,10 @@ class Job:
         return self.status in ("SUCCEEDED", "FAILED", "STOPPED")
 
 
+class Forgotten(RunError):
+    """The cluster answers, and does not know this job."""
+
+
 class Client(JobSubmissionClient):  # type: ignore[misc]
     """Ray's client waits for ever on a server that accepts and says nothing."""
 
@@ -92,8 +96,17 @@ class Jobs:
         return submission
 
     def job(self, submission: str) -> Job:
+        """Raises Forgotten for a job that the cluster does not know."""
         with self._errors():
-            return job_of(self._client.get_job_info(submission))
+            try:
+                return job_of(self._client.get_job_info(submission))
+            except RuntimeError as error:
+                if "does not exist" in str(error):
+                    raise Forgotten(
+                        f"--address ({self.address}): the cluster knows the job {submission} no longer, perhaps it was "
+                        "started anew; `evolve submit` goes on from what the run has recorded"
+                    ) from error
+                raise
 
     def stop(self, submission: str) -> None:
         with self._errors():

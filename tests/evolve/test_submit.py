@@ -13,8 +13,8 @@ import pytest
 
 from evolve.config import load_config
 from evolve.errors import ConfigError, RunError
-from evolve.following import Log
-from evolve.jobs import Job, belongs
+from evolve.following import Log, follow
+from evolve.jobs import Job, Jobs, belongs
 from evolve.reaching import MODE, reach
 from evolve.submit import code_of, environment_of, named
 
@@ -122,6 +122,33 @@ def test_a_token_is_shown_where_it_is_wanted(unauthorized: str, monkeypatch: pyt
     monkeypatch.delenv(MODE)
     reach(unauthorized)
     assert os.environ[MODE] == "token"
+
+
+@pytest.fixture
+def anew() -> Iterator[str]:
+    """A job server that was started anew: it knows no job."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            known = self.path == "/api/version"
+            self.send_response(200 if known else 404)
+            self.end_headers()
+            self.wfile.write(b'{"ray_version": "2.60.0"}' if known else b"Job evolve-1-run does not exist")
+
+        def log_message(self, *_: object) -> None: ...
+
+    with HTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+        thread.join()
+
+
+@pytest.mark.filterwarnings("ignore:ssl=None is deprecated:DeprecationWarning")  # Ray's own call
+def test_a_cluster_that_was_started_anew_is_not_waited_for(anew: str) -> None:
+    with pytest.raises(RunError, match="knows the job evolve-1-run no longer"):
+        follow(Jobs(anew), "evolve-1-run")
 
 
 def test_nobody_there_is_one_message() -> None:
