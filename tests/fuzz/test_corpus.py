@@ -8,6 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import datasets
 import pytest
 
 from results.fuzz.parsers import PARSERS, TOLD
@@ -36,8 +37,8 @@ def test_every_parser_has_a_corpus() -> None:
 @pytest.mark.parametrize("name", PARSERS)
 def test_the_corpus_is_read_or_refused(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
     parser = PARSERS[name]
     inputs = [path.read_bytes() for path in sorted((CORPUS / name).iterdir())]
     assert inputs
