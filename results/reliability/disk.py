@@ -103,16 +103,14 @@ def check(path: Path) -> None:
         raise ValueError("empty")
 
 
-def attempt(number: int, path: Path, folder: Path, step: int | None, room: int) -> Full | None:
-    """One start of the run; None where it was done. `step`: fill the disk at this trial; None: at the first writing."""
+def attempt(number: int, path: Path, folder: Path, step: int | str, room: int) -> Full | None:
+    """One start of the run; None where it was done. `step`: fill the disk at this trial, or when this file is new."""
     began = time.time()
     process, log = begin(path)
     while process.poll() is None:
-        if step is not None and recorded(folder) >= step:
+        if recorded(folder) >= step if isinstance(step, int) else is_new(folder / step, began):
             break
-        if step is None and (folder / "search.yaml").is_file() and (folder / "search.yaml").stat().st_mtime >= began:
-            break
-        time.sleep(0.01)
+        time.sleep(0.001)
     fill(folder.parent, room)
     code = process.wait(PATIENCE)
     (folder.parent / BALLAST).unlink()
@@ -124,8 +122,15 @@ def attempt(number: int, path: Path, folder: Path, step: int | None, room: int) 
     kind = kind_of(where[1]) if where else "the folder"
     leftovers = sum(1 for each in folder.rglob(".*.unfinished"))
     message = message.replace(str(folder.parent), "results")
-    moment = "at the start" if step is None else f"at trial {step}"
+    moment = f"at trial {step}" if isinstance(step, int) else f"after {step}"
     return Full(number, moment, room, code, kind, message, recorded(folder), problems_of(folder), leftovers)
+
+
+def is_new(path: Path, began: float) -> bool:
+    try:
+        return path.stat().st_mtime >= began
+    except FileNotFoundError:
+        return False
 
 
 def kind_of(name: str) -> str:
@@ -172,10 +177,48 @@ Messages were such as `{tries[-1].message if tries else ""}`.
 """
 
 
+def until_done(path: Path, folder: Path, trials: int, deadline: float) -> list[Full]:
+    tries: list[Full] = []
+    steps: list[tuple[int | str, int]] = [
+        (round(each * trials / len(ROOMS)) + 1, room * PAGE) for each, room in enumerate(ROOMS)
+    ]
+    step, room = steps[0]
+    while (full := attempt(len(tries) + 1, path, folder, step, room)) is not None:
+        tries.append(full)
+        print(full, flush=True)
+        if full.code != 2 and len(tries) > 1 and tries[-2].code != 2:
+            sys.exit(f"the run failed twice:\n{path.with_suffix('.log').read_text()}")
+        ahead = [each for each in steps if int(each[0]) > full.trials]
+        if ahead:
+            step, room = ahead[0]
+        else:
+            step, room = "search.yaml", 0 if isinstance(step, int) else next_room(full)
+        if time.monotonic() > deadline:
+            room = SIZE
+    return tries
+
+
+def ends(path: Path, folder: Path, before: int) -> list[Full]:
+    """The end of the run once more: what it leaves is removed, and meets the full disk, the checkpoint also halfway."""
+    for name in ("best.yaml", "report.md", "report.html", "environment.json"):
+        (folder / name).unlink(missing_ok=True)
+    shutil.rmtree(folder / "checkpoint")
+    tries = []
+    for step, room in [("trials.csv", 0), ("best.yaml", 0), ("best.yaml", 200 * PAGE), ("checkpoint/config.json", 0)]:
+        full = attempt(before + len(tries) + 1, path, folder, step, room)
+        if full is not None:
+            tries.append(full)
+            print(full, flush=True)
+    if (full := attempt(0, path, folder, 0, SIZE)) is not None:
+        sys.exit(f"with room it did not end: {full}")
+    return tries
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--trials", type=int, default=16)
     parser.add_argument("--minutes", type=float, default=60, help="after them the run gets all the room it needs")
+    parser.add_argument("--ending", action="store_true", help="only the end of the run, added to disk.json")
     parser.add_argument("--out", type=Path, default=HERE)
     options = parser.parse_args()
     if os.geteuid() != 0:
@@ -193,20 +236,12 @@ def main() -> None:
         try:
             folder, alone = small / name, left.parent / name
             tries: list[Full] = []
-            steps = [(round(each * options.trials / len(ROOMS)) + 1, room * PAGE) for each, room in enumerate(ROOMS)]
-            step, room = steps[0]
-            while (full := attempt(len(tries) + 1, path, folder, step, room)) is not None:
-                tries.append(full)
-                print(full, flush=True)
-                if full.code != 2 and len(tries) > 1 and tries[-2].code != 2:
-                    sys.exit(f"the run failed twice:\n{path.with_suffix('.log').read_text()}")
-                ahead = [each for each in steps if each[0] > full.trials]
-                if ahead:
-                    step, room = ahead[0]
-                else:
-                    step, room = None, 0 if step is not None else next_room(full)
-                if time.monotonic() - begun > 60 * options.minutes:
-                    room = SIZE
+            if options.ending:
+                shutil.copytree(alone, folder)
+                tries += [Full(**each) for each in json.loads((options.out / "disk.json").read_text())["tries"]]
+            else:
+                tries += until_done(path, folder, options.trials, begun + 60 * options.minutes)
+            tries += ends(path, folder, len(tries))
             weights = "checkpoint/model.safetensors"
             counts = [each.trials for each in tries]
             trials = trials_of(folder, name)
