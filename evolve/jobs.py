@@ -28,6 +28,7 @@ from evolve.reaching import first_line, last_line, probe, reach, refused, unreac
 WAIT = 30.0  # seconds for an answer of the job server
 UPLOAD = 600.0  # seconds in which a package must have arrived
 STOPPING = 90  # seconds from asking a run to stop until it is killed; it leaves some 20 to what it has begun
+ATTEMPTS = 5  # to connect for reading
 JOB = re.compile(r"evolve-(\d+)-(.+)")
 
 
@@ -131,6 +132,19 @@ class Jobs:
             ) from error
 
 
+def connect(address: str) -> None:
+    """A busy head may not have made its process for us within the half minute that it gives itself."""
+    probe(address)
+    for attempt in range(ATTEMPTS):
+        try:
+            ray.init(address, namespace="merge-evolve", log_to_driver=False, logging_level=logging.ERROR)
+            return
+        except ConnectionAbortedError:
+            ray.shutdown()
+            if attempt + 1 == ATTEMPTS:
+                raise
+
+
 def hush() -> None:
     """Ray's modules set the level of their loggers each by itself."""
     for name in list(logging.root.manager.loggerDict):
@@ -176,15 +190,15 @@ def reading(address: str, node: str | None) -> Iterator[Call]:
     `address` as Ray names it, such as ray://head:10001; `node`: the machine, None: the head. The functions travel
     with the call, so nothing need be installed there. Raises RunError.
     """
-    warnings.filterwarnings("ignore", category=FutureWarning, module="ray")
+    for category in (FutureWarning, UserWarning):  # what they warn of is what the error says
+        warnings.filterwarnings("ignore", category=category, module="ray")
     ray.cloudpickle.register_pickle_by_value(sending)
     hush()
     try:
-        probe(address)
-        ray.init(address, namespace="merge-evolve", log_to_driver=False, logging_level=logging.ERROR)
+        connect(address)
     except (OSError, ValueError, RuntimeError) as error:
         raise RunError(
-            f"--client ({address}): no Ray client server answers ({first_line(error)}); the head opens port 10001 for "
+            f"--client ({address}): no Ray client server answers ({last_line(error)}); the head opens port 10001 for "
             "it, which must be reachable from here (`ssh -L 10001:localhost:10001 head`), and Python and Ray must be "
             "of the cluster's versions"
         ) from error
