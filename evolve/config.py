@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -30,6 +31,13 @@ BUDGET_KEYS = ("search.trials", "search.hours", "search.documents", "search.stop
 MEMORY_KEYS = ("score.batch_tokens",)  # likewise: whoever runs out of memory goes on with less
 
 
+def refuse_unprintable(names: Sequence[str]) -> None:
+    """Raises ValueError for names that would steer a terminal which shows them."""
+    for name in names:
+        if not name.isprintable():
+            raise ValueError(f"{name!r:.80} holds characters that cannot be printed; write the name without them")
+
+
 class Models(Section):
     base: str = Field(description="the common base: a folder, a Hub id, id@revision, or model+adapter (LoRA)")
     sources: tuple[str, ...] = Field(min_length=1, strict=False, description="fine-tunes of the base")
@@ -37,6 +45,7 @@ class Models(Section):
     @model_validator(mode="after")
     def distinct(self) -> Models:
         seen = [self.base, *self.sources]
+        refuse_unprintable(seen)
         for model in self.sources:
             if seen.count(model) > 1:
                 raise ValueError(f"{model} is named twice; name every model once")
@@ -99,6 +108,7 @@ class Score(Section):
     @model_validator(mode="after")
     def distinct(self) -> Score:
         names = [task.task for task in self.tasks]
+        refuse_unprintable(names)
         for name in names:
             if names.count(name) > 1:
                 raise ValueError(f"task {name} is named twice; name every task once")

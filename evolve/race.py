@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import takewhile
 
 from evolve.draws import Only
 from evolve.executor import Executor
@@ -40,10 +41,12 @@ def race(
     objective: Objective,
     *,
     spared: Collection[int] = (),
+    late: Callable[[], bool] = lambda: False,
 ) -> Iterator[Finish]:
     """Each candidate when it is done with: failures, then those that stopped, after those that were scored whole.
 
-    The `keep` best are never stopped, nor are those whose ids are in `spared`.
+    The `keep` best are never stopped, nor are those whose ids are in `spared`. Once it is `late` nothing is begun, and
+    those that wait for it never end.
     """
     alive = list(candidates)
     spent: dict[int, Counter[str]] = {each.id: Counter() for each in candidates}  # seconds by phase, of all laps
@@ -51,13 +54,15 @@ def race(
     for place, chunk in enumerate(chunks):
         last = place == len(chunks) - 1
         found: dict[int, Finish] = {}
-        for finish in lap(alive, chunk, executor, objective):
+        for finish in lap(alive, chunk, executor, objective, late):
             seconds = spent[finish.candidate.id]
             seconds.update(finish.evaluation.seconds)
             finish = replace(finish, evaluation=replace(finish.evaluation, seconds=dict(seconds)))
             if finish.utilities is None or last:
                 yield finish
             found[finish.candidate.id] = finish
+        if len(found) < len(alive):
+            return
         left = [found[each.id] for each in alive if found[each.id].utilities is not None]
         losers = [] if last else clear_losers(left, keep, objective.weights)
         losers = [each for each in losers if each.candidate.id not in spared]
@@ -67,11 +72,13 @@ def race(
     yield from stopped
 
 
-def lap(candidates: Sequence[Candidate], only: Only, executor: Executor, objective: Objective) -> Iterator[Finish]:
+def lap(
+    candidates: Sequence[Candidate], only: Only, executor: Executor, objective: Objective, late: Callable[[], bool]
+) -> Iterator[Finish]:
     """The candidates' scores on the documents `only`, as they come."""
     by_key = {each.recipe.digest: each for each in candidates}
-    jobs = [Job(key=key, documents="search", recipe=each.recipe, only=only) for key, each in by_key.items()]
-    for job, evaluation in executor.run(jobs):
+    jobs = (Job(key=key, documents="search", recipe=each.recipe, only=only) for key, each in by_key.items())
+    for job, evaluation in executor.run(takewhile(lambda _: not late(), jobs)):
         yield finish_of(by_key[job.key], evaluation, objective)
 
 

@@ -247,7 +247,9 @@ class Study:
         waiting: list[Finish] = []  # for the rival, by which they are told
         shift = None if rival is not None else dict.fromkeys(self.draws.documents, 0.0)
         spared = () if rival is None else (rival.id,)
-        for finish in race(runners, chunks, keep, self.executor, self.objective, spared=spared):
+        budget = self._budget
+        raced = race(runners, chunks, keep, self.executor, self.objective, spared=spared, late=lambda: budget.late)
+        for finish in raced:
             waiting.append(finish)
             if finish.utilities is not None and self.is_whole(finish.utilities):
                 whole.append(finish.utilities)

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from evolve.config import SearchConfig, describe, load_config
 from evolve.errors import ConfigError
+from evolve.optimizers import OPTIMIZERS
 
 WHOLE: dict[str, Any] = {
     "name": "three-skills",
@@ -342,3 +343,20 @@ def test_a_configuration_is_frozen(tmp_path: Path) -> None:
 def test_descriptions_stay_short() -> None:
     problem = {"loc": ("name",), "type": "string_type", "msg": "Input should be a string", "input": ["x" * 500]}
     assert len(describe(problem)) < 200
+
+
+@pytest.mark.parametrize("name", ["a\x1b[2Jb", "a\nb", "a\u202eb"])
+@pytest.mark.parametrize("key", ["models/base", "score/tasks"])
+def test_a_name_that_would_steer_a_terminal_is_refused(tmp_path: Path, key: str, name: str) -> None:
+    value: Any = [{"task": name, "metric": "acc"}] if key == "score/tasks" else name
+    (problem,) = problems(tmp_path, changed({key: value}))
+    assert "cannot be printed" in problem
+    assert problem.isprintable()
+
+
+@pytest.mark.parametrize(("optimizer", "able"), [("cma", True), ("kriging", False)])
+def test_an_asynchronous_search_draws_no_documents_anew(tmp_path: Path, optimizer: str, able: bool) -> None:
+    both = changed({"search/asynchronous": True, "search/sample": 16, "search/optimizer": optimizer})
+    (problem,) = problems(tmp_path, both)
+    assert "search.sample (16)" in problem
+    assert (OPTIMIZERS[optimizer].steady is not None) is able

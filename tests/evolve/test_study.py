@@ -5,7 +5,8 @@ from __future__ import annotations
 import itertools
 import random
 import sqlite3
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +69,7 @@ class Workers:
         self.kept, self._limit, self._random = kept, limit, random.Random(seed)
         self.answered = self.jobs = 0
 
-    def run(self, jobs: Sequence[Job]) -> Iterator[tuple[Job, Evaluation]]:
+    def run(self, jobs: Iterable[Job]) -> Iterator[tuple[Job, Evaluation]]:
         order = list(jobs)
         self._random.shuffle(order)
         for job in order:
@@ -126,6 +127,7 @@ def start(
     documents: int | None = None,
     raced: bool = True,
     sample: int | None = None,
+    hours: float | None = None,
 ) -> tuple[list[Trial], list[dict[str, Any]]]:
     ledger = Ledger(f"sqlite:///{folder / 'study.db'}", "run")
     space = space_of()
@@ -133,7 +135,7 @@ def start(
         space,
         workers,
         ledger,
-        Budget.of(Search(trials=trials, documents=documents), ledger.trials(), []),
+        Budget.of(Search(trials=trials, documents=documents, hours=hours), ledger.trials(), []),
         OBJECTIVE,
         Draws(DOCUMENTS, 5, sample, raced),
         watcher=Silent(),
@@ -293,3 +295,33 @@ def test_what_a_stopped_candidate_would_have_come_to() -> None:
     assert expected(stopped, others)["a"] == pytest.approx(0.5 - (0.5 + 0.25) / 2)
     assert expected(stopped, []) == {"a": 0.5}
     assert mean_over_tasks(stopped, {"a": 1.0}) == 0.5
+
+
+class Hours(Workers):
+    """Every answer takes a minute by the budget's clock."""
+
+    def __init__(self, kept: dict[tuple[str, str, int], float], monkeypatch: pytest.MonkeyPatch) -> None:
+        super().__init__(kept)
+        self.now = time.time()
+        monkeypatch.setattr("evolve.budget.time.time", lambda: self.now)
+
+    def run(self, jobs: Iterable[Job]) -> Iterator[tuple[Job, Evaluation]]:
+        for job in jobs:
+            yield from super().run([job])
+            self.now += 60
+
+
+def test_hours_end_a_search_within_a_generation_and_more_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("short", "long"):
+        (tmp_path / name).mkdir()
+    kept: dict[tuple[str, str, int], float] = {}
+    first = Hours(kept, monkeypatch)
+    began = first.now
+    short, _ = start(tmp_path / "short", first, hours=1.0)
+    assert 60 <= (first.now - began) / 60 <= 61, "what runs is finished, nothing more is begun"
+    second = Hours(kept, monkeypatch)
+    whole, decisions = start(tmp_path / "long", second)
+    assert told(short) == [each for each in told(whole) if each[0] in {trial.id for trial in short}]
+    again, also = start(tmp_path / "short", Hours(kept, monkeypatch))
+    assert told(again) == told(whole)
+    assert also == decisions
