@@ -34,6 +34,7 @@ app = typer.Typer(
 )
 
 INTERRUPTED = "\ninterrupted; what is finished is recorded: the same command goes on from there"
+AGAIN = 30  # seconds until it is raised once more: within a destructor Python drops an exception
 UNRECORDED = "\ninterrupted; what was scored until then is printed"
 
 SearchFile = Annotated[Path, typer.Argument(help="a search.yaml; see `evolve show config`")]
@@ -270,6 +271,7 @@ def interrupt(number: int, signals: list[int]) -> None:
     if INTERRUPTION.waits(number):
         return
     signals.append(number)
+    signal.alarm(AGAIN)
     raise KeyboardInterrupt
 
 

@@ -10,6 +10,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -23,12 +24,15 @@ from engine.merge import merge
 from engine.plan import plan
 from engine.recipe import Recipe
 from evolve.config import load_config
+from evolve.errors import RunError
 from evolve.items import Items
+from evolve.ledger import Ledger
 from evolve.remembering import Keys, score_of
 from evolve.setting import Setting
-from evolve.trial import Job
+from evolve.study import SEARCH
+from evolve.trial import Job, Trial
 from tasks.objective import Measures
-from tests.end_to_end.conftest import DEMO, Config, environment, evolve
+from tests.end_to_end.conftest import DEMO, ROOT, Config, command, environment, evolve
 
 SearchFile = Callable[[Config], Path]
 
@@ -171,3 +175,37 @@ def test_a_resolved_configuration_is_a_configuration(finished: Path) -> None:
     resolved = yaml.safe_load((finished / "search.yaml").read_text())
     assert resolved["search"]["population"] == 4
     assert os.path.isabs(resolved["models"]["base"])
+
+
+@pytest.mark.slow
+def test_a_search_without_generations_goes_on_where_it_was_killed(
+    config: Config, search_file: SearchFile, tmp_path: Path
+) -> None:
+    config["search"] |= {"asynchronous": True, "trials": 30}
+    config["run"]["workers"] = 2
+    file, ledger = search_file(config), tmp_path / "results" / "small" / "study.db"
+    run = subprocess.Popen(command("run", file), cwd=ROOT, env=environment(), stdout=subprocess.DEVNULL)
+    try:
+        deadline = time.monotonic() + 240
+        while sum(trial.origin == SEARCH for trial in trials_in(ledger)) < 4:
+            assert run.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+    finally:
+        run.kill()
+        run.wait()
+    before = trials_in(ledger)
+    done = evolve("run", file)
+    assert done.returncode == 0, done.stderr
+    trials = trials_in(ledger)
+    assert trials[: len(before)] == before
+    assert [trial.id for trial in trials] == list(range(30))
+    assert "asynchronous" in (ledger.parent / "report.md").read_text()
+
+
+def trials_in(ledger: Path) -> list[Trial]:
+    """What is on record, if anything is yet."""
+    try:
+        return Ledger(f"sqlite:///{ledger}", "small", must_exist=True).trials()
+    except RunError:
+        return []
