@@ -71,9 +71,9 @@ class Journal:
     def add(self, trial: FrozenTrial, known: Callable[[Attributes], bool]) -> None:
         with locked(self._path):
             cut_torn_tail(self._path)
+            # What is appended here is taken in by the next call: by another attempt too, should this one not be believed.
             if not any(known(attributes) for attributes in self._catch_up()):
                 self._append(CREATE_TRIAL, operation(trial))
-                self._catch_up()
 
     def _make(self) -> None:
         """Mend what is damaged and begin the run, unless it stands there."""

@@ -88,6 +88,23 @@ def test_a_torn_line_is_cut_before_the_next_one(path: Path) -> None:
     assert path.with_name(path.name + TORN).read_bytes().count(b"killed") == 2
 
 
+def test_a_lock_that_was_broken_records_nothing_twice(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fsync, broken = os.fsync, []
+
+    def slow(file: int) -> None:
+        fsync(file)
+        if not broken:  # somebody took this writer for dead
+            broken.append(path.with_name(f"{path.name}.lock"))
+            broken[0].unlink()
+
+    ledger = Ledger(url(path), "run")
+    monkeypatch.setattr(os, "fsync", slow)
+    ledger.record(trial(2), (), {})
+    assert broken and numbers(path) == [0, 1, 2]
+    ledger.record(trial(3), (), {})
+    assert [each.id for each in ledger.trials()] == [0, 1, 2, 3]
+
+
 def test_who_only_reads_changes_nothing(path: Path) -> None:
     with path.open("ab") as file:
         file.write(b'{"op_code":4')  # it is being written
