@@ -136,7 +136,7 @@ def receive(call: Call, folder: str, path: str, size: int, coming: Path) -> None
     try:
         with coming.open("ab") as file:
             if file.tell() > size:
-                file.truncate(0)
+                file.truncate(file.seek(0))
             for data in pieces(call, folder, path, file.tell(), size):
                 file.write(data)
             file.flush()

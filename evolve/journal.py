@@ -71,7 +71,7 @@ class Journal:
     def add(self, trial: FrozenTrial, known: Callable[[Attributes], bool]) -> None:
         with locked(self._path):
             cut_torn_tail(self._path)
-            # What is appended here is taken in by the next call: by another attempt too, should this one not be believed.
+            # What is appended is taken in by the next call, also where that is another attempt at the same.
             if not any(known(attributes) for attributes in self._catch_up()):
                 self._append(CREATE_TRIAL, operation(trial))
 

@@ -73,7 +73,7 @@ def task_files(include: Sequence[str]) -> TaskFiles:
 
 
 def add_folder(found: TaskFiles, folder: Path) -> None:
-    """Its files, without hidden ones and checkpoints. Raises ConfigError for links that leave it."""
+    """Its files, without hidden ones and checkpoints. Raises ConfigError for links that are not followed."""
     inside = folder.resolve()
     for root, below, names in os.walk(folder):
         below[:] = sorted(name for name in below if not name.startswith(".") and name not in LEFT_OUT)
@@ -81,14 +81,21 @@ def add_folder(found: TaskFiles, folder: Path) -> None:
             found.checkpoints.append(Path(root))
             below.clear()
             continue
-        for path in (Path(root, name) for name in sorted(names) if not name.startswith(".")):
-            if path.is_symlink() and inside not in path.resolve().parents:
-                raise ConfigError(
-                    f"score.include ({path}): is a link out of its folder, to {path.resolve()}; put the file itself "
-                    "there, or take the link away"
-                )
+        for path in (Path(root, name) for name in [*below, *sorted(names)] if not name.startswith(".")):
+            check_link(path, inside)
             if path.is_file():
                 found.add(path)
+
+
+def check_link(path: Path, inside: Path) -> None:
+    """Raises ConfigError for a link to a folder, and for one out of the folder `inside`."""
+    if not path.is_symlink() or not (path.is_dir() or inside not in path.resolve().parents):
+        return
+    kind, what = ("folder", "to a folder") if path.is_dir() else ("file", "out of its folder")
+    raise ConfigError(
+        f"score.include ({path}): is a link {what}, to {path.resolve()}; put the {kind} itself there, or take the "
+        "link away"
+    )
 
 
 def add_named(found: TaskFiles, path: Path) -> list[Path]:

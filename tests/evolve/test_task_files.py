@@ -99,6 +99,13 @@ def test_a_link_out_of_the_folder_is_refused(work: Path, tmp_path: Path) -> None
         task_files(["mine"])
 
 
+def test_a_link_to_a_folder_is_refused(work: Path) -> None:
+    (work / "more").mkdir()
+    os.symlink(work / "more", work / "mine/more")
+    with pytest.raises(ConfigError, match=r"mine/more\): is a link to a folder, to .*; put the folder itself there"):
+        task_files(["mine"])
+
+
 def test_what_is_no_folder_is_refused(work: Path) -> None:
     with pytest.raises(ConfigError, match=r"score.include\[1\] \(none\): is not a folder here"):
         task_files(["mine", "none"])
