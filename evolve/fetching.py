@@ -116,7 +116,6 @@ def check_disk(partial: Path, chosen: list[tuple[str, int]]) -> None:
 def bring(call: Call, folder: str, path: str, size: int, partial: Path) -> None:
     """One file to its place in `partial`. Raises RunError where it does not come as it is there."""
     place = partial / path
-    place.parent.mkdir(parents=True, exist_ok=True)
     expected = answer(call(sending.digest, folder, path))
     if place.is_file() and digest_of(place) == expected:
         return
@@ -134,6 +133,7 @@ def bring(call: Call, folder: str, path: str, size: int, partial: Path) -> None:
 def receive(call: Call, folder: str, path: str, size: int, coming: Path) -> None:
     """Append what is missing of the file."""
     try:
+        coming.parent.mkdir(parents=True, exist_ok=True)
         with coming.open("ab") as file:
             if file.tell() > size:
                 file.truncate(file.seek(0))

@@ -75,6 +75,7 @@ def follow(jobs: Jobs, submission: str) -> Job:
         if job.ended:
             log.end()
             return job
+        time.sleep(PAUSE)  # whoever stands between closes every connection at once, perhaps
 
 
 def check_known(jobs: Jobs, submission: str) -> None:

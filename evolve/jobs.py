@@ -29,6 +29,7 @@ WAIT = 30.0  # seconds for an answer of the job server
 UPLOAD = 600.0  # seconds in which a package must have arrived
 STOPPING = 90  # seconds from asking a run to stop until it is killed; it leaves some 20 to what it has begun
 ATTEMPTS = 5  # to connect for reading
+REFUSED: Any = getattr(ray.exceptions, "AuthenticationError", ())  # older versions of Ray have no tokens
 JOB = re.compile(r"evolve-(\d+)-(.+)")
 
 
@@ -122,7 +123,7 @@ class Jobs:
     def _errors(self) -> Iterator[None]:
         try:
             yield
-        except ray.exceptions.AuthenticationError as error:
+        except REFUSED as error:
             raise refused(self.address) from error
         except (OSError, asyncio.TimeoutError) as error:
             raise unreachable(self.address, reason(error)) from error

@@ -17,7 +17,8 @@ from typing import Any
 from evolve.config import SearchConfig, load_config
 from evolve.errors import ConfigError, RunError
 from evolve.following import follow
-from evolve.jobs import STOPPING, Job, Jobs
+from evolve.interruption import GRACE
+from evolve.jobs import Job, Jobs
 from evolve.packing import FIRST_STEP, Package, package_of, summary
 
 WATCH = 1.0  # seconds between two looks at a run that was asked to stop
@@ -81,7 +82,7 @@ def stop_run(name: str, address: str) -> None:
     if job.ended:
         raise RunError(f"{name}: is not at work at {address}: it has {job.status.lower()}; nothing was to be stopped")
     jobs.stop(job.id)
-    print(f"{name}: asked to stop; it is given {STOPPING} seconds to finish and record what it has begun", flush=True)
+    print(f"{name}: asked to stop; it finishes what it has begun, for {GRACE} seconds at most", flush=True)
     while not jobs.job(job.id).ended:
         time.sleep(WATCH)
     print(f"{name}: stopped; `evolve submit` goes on from there")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -121,6 +122,13 @@ def test_paths_that_leave_the_folder_are_refused(cluster: Cluster, run: Path, tm
     with pytest.raises(RunError, match="does not belong into a run's folder"):
         brought(run, tmp_path / "home/run")
     assert not (tmp_path / "home").exists()
+
+
+def test_a_folder_that_cannot_be_made_is_one_message(cluster: Cluster, run: Path, tmp_path: Path) -> None:
+    cluster.answers = {"listing": [("report.md", 0), ("report.md/x", 0)], "digest": hashlib.sha256(b"").hexdigest()}
+    with pytest.raises(RunError, match="cannot be written"):
+        brought(run, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 def test_links_stay_where_they_are(cluster: Cluster, run: Path, tmp_path: Path) -> None:
