@@ -17,9 +17,10 @@ import ray.exceptions
 
 from evolve.config import SearchConfig
 from evolve.dispatch import Dispatch, Loss, Try
-from evolve.fleet import FETCH, PLACING, WAIT, Fleet, Placement, Seat, last_line, node_of
+from evolve.fleet import FETCH, PLACING, WAIT, Fleet, Placement, Seat, node_of
 from evolve.interruption import INTERRUPTION
 from evolve.joining import connect
+from evolve.reaching import last_line
 from evolve.time_limit import NO_LIMIT, TimeLimit
 from evolve.trial import Evaluation, Failure, Job
 from evolve.workers import Workers, spread_kinds

@@ -23,6 +23,7 @@ from evolve.control_group import memory_kills
 from evolve.dispatch import Loss, Try
 from evolve.errors import RunError
 from evolve.executor import attempt
+from evolve.reaching import last_line
 from evolve.trial import Evaluation, Job
 from evolve.workers import Node, Workers, bears
 
@@ -30,7 +31,8 @@ WAIT = 5.0  # seconds between two looks at the machines
 FETCH = 60.0  # seconds in which a finished worker's answer must arrive
 ASKING = 30.0  # seconds in which a machine must answer that lost a worker
 PLACING = 900.0  # seconds without any worker at work, after which a run ends
-STARTS = 5  # workers in a row that may die while they start
+STARTS = 5  # workers in a row that may die while they start, on machines that stay
+NODE_DIED = "its node has died"  # what Ray says of such an actor
 
 Placement = list[dict[str, Any]]
 
@@ -111,7 +113,7 @@ class Fleet:
         try:
             seat.machine, self._kills[seat.machine] = ray.get(reference, timeout=FETCH)
         except ray.exceptions.RayError as error:
-            self._deaths += not seat.machine
+            self._deaths += not (seat.machine or NODE_DIED in str(error))
             raised = "__init__" in str(error) and not isinstance(error, ray.exceptions.OutOfMemoryError)
             if raised or self._deaths == STARTS:
                 raise RunError(f"a worker could not start: {last_line(error)}; `evolve check` shows more") from error
@@ -220,7 +222,3 @@ class Fleet:
 def node_of(resources: dict[str, float]) -> Node:
     """A machine by Ray's list of what it has."""
     return Node(*(int(resources.get(kind, 0)) for kind in ("CPU", "GPU", "memory")))
-
-
-def last_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[-1][:300]

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 import ray
 
 from evolve.errors import RunError
+from evolve.reaching import first_line
 from evolve.scratch import scratch
 from evolve.workers import Workers, usable_gpus
 
@@ -84,7 +85,3 @@ def own_signals() -> Iterator[None]:
         raise KeyboardInterrupt from None  # Ray's handler, while it was in force
     finally:
         signal.signal(signal.SIGTERM, before)
-
-
-def first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
