@@ -17,6 +17,8 @@ from evolve.lease import Lease
 from evolve.lease_slots import Holder
 from evolve.ledger import Ledger
 
+LATER = {"search.asynchronous": False}  # keys that earlier versions did not have, with what these did
+
 
 def storage_url(config: SearchConfig) -> str:
     return config.run.storage or f"sqlite:///{config.folder / 'study.db'}"
@@ -68,6 +70,7 @@ def guard(ledger: Ledger, config: SearchConfig, identity: dict[str, str]) -> boo
     if recorded is None:
         ledger.set_attribute("configuration", current)
         return True
+    recorded = {**LATER, **recorded}
     differing = [
         f"{key} (was {recorded.get(key)!r}, is {current.get(key)!r})"
         for key in dict.fromkeys([*recorded, *current])

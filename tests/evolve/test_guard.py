@@ -62,6 +62,16 @@ def test_a_key_that_may_change_now_may_differ_from_an_older_record(tmp_path: Pat
     assert not guard(ledger, config(tmp_path, search__stop_early=False), IDENTITY)
 
 
+def test_a_key_that_an_older_record_lacks_is_as_it_was_then(tmp_path: Path, ledger: Ledger) -> None:
+    guard(ledger, config(tmp_path), IDENTITY)
+    recorded = ledger.attribute("configuration")
+    del recorded["search.asynchronous"]
+    ledger.set_attribute("configuration", recorded)
+    assert not guard(ledger, config(tmp_path), IDENTITY)
+    with pytest.raises(RunError, match=r"search.asynchronous \(was False, is True\)"):
+        guard(ledger, config(tmp_path, search__asynchronous=True), IDENTITY)
+
+
 def test_budgets_and_the_run_section_may_change(tmp_path: Path, ledger: Ledger) -> None:
     guard(ledger, config(tmp_path), IDENTITY)
     for changes in (
