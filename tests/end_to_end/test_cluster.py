@@ -23,6 +23,26 @@ from tests.end_to_end.test_run import trials_of
 # Nodes of one machine tell each other apart by their addresses on the loopback.
 RAY = {"RAY_AUTH_MODE": "disabled", "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "1", "RAY_DISABLE_IMPORT_WARNING": "1"}
 PATIENCE = 240.0
+STARTING = """
+import contextlib, sys
+from pathlib import Path
+import ray
+from evolve.config import load_config
+from evolve.fleet import Fleet
+from evolve.joining import connect
+from evolve.workers import Workers
+
+with contextlib.ExitStack() as stack:
+    connect(sys.argv[2], None, stack)
+    fleet = Fleet(load_config(Path(sys.argv[1])), (Workers(8, 1, 0, 2**20),), grows=False, told=lambda rows: None)
+    first = dict(fleet.starting)
+    print("starting", flush=True)
+    while any(reference in fleet.starting for reference in first):
+        done, _ = ray.wait([*fleet.starting], num_returns=1)
+        for reference in done:
+            fleet.settle(reference)
+    print("started", len(fleet.idle), flush=True)
+"""
 
 
 def free_port() -> int:
@@ -32,11 +52,11 @@ def free_port() -> int:
 
 
 class Node:
-    """One `ray start --block` with one core. Ended by its process ids: `ray stop` would end every Ray there is."""
+    """One `ray start --block`. Ended by its process ids: `ray stop` would end every Ray there is."""
 
-    def __init__(self, *words: str, log: Path) -> None:
+    def __init__(self, *words: str, log: Path, cores: int = 1) -> None:
         ray = Path(sys.executable).with_name("ray")
-        general = ("--num-cpus", "1", "--num-gpus", "0", "--object-store-memory", "100000000", "--block")
+        general = ("--num-cpus", str(cores), "--num-gpus", "0", "--object-store-memory", "100000000", "--block")
         self.words, self.log = [str(ray), "start", *words, *general, "--disable-usage-stats"], log
         self.start()
 
@@ -80,10 +100,10 @@ class Cluster:
         port = self.address.split(":")[1]
         self.nodes = [Node("--head", "--node-ip-address", "127.0.0.1", "--port", port, *place, log=scratch / "head")]
 
-    def join(self) -> Node:
+    def join(self, cores: int = 1) -> Node:
         number = len(self.nodes) + 1
         words = ("--address", self.address, "--node-ip-address", f"127.0.0.{number}")
-        self.nodes.append(Node(*words, log=self._scratch / f"node{number}"))
+        self.nodes.append(Node(*words, log=self._scratch / f"node{number}", cores=cores))
         return self.nodes[-1]
 
 
@@ -143,6 +163,27 @@ def test_a_node_that_joins_is_used_and_one_that_leaves_changes_no_trial(
     results = tmp_path / "results"
     assert trials_of(results / "cluster") == trials_of(results / "small")
     assert (results / "cluster" / "best.yaml").read_text() == (results / "small" / "best.yaml").read_text()
+
+
+@pytest.mark.slow
+def test_a_machine_that_leaves_while_its_workers_start_ends_no_run(
+    cluster: Cluster, config: Config, search_file: Callable[[Config], Path]
+) -> None:
+    config["run"] |= {"address": cluster.address}
+    second = cluster.join(cores=7)
+    second.ready()
+    words = [sys.executable, "-c", STARTING, str(search_file(config)), cluster.address]
+    with subprocess.Popen(
+        words, cwd=ROOT, env=environment() | RAY, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    ) as driver:
+        assert driver.stdout is not None
+        try:
+            said = driver.stdout.readline()
+            assert said == "starting\n", said + driver.stdout.read()
+            second.kill()
+            assert driver.stdout.read().endswith("started 1\n")
+        finally:
+            driver.kill()
 
 
 def evaluating(node: Node) -> bool:
