@@ -46,7 +46,7 @@ def search(
     """
     optimizer: Optimizer | None = None
     with suppress(Spent):
-        opened = opening(study, normalize=normalize, floors=bool(floors))
+        opened = opening(study, normalize=normalize, floors=bool(floors), together=steady is not None)
         standing = Standing(study.objective, floors)
         standing.meet(study.trials)
         starts, begin = opened.starts, replace(problem, mean=opened.mean)

@@ -48,34 +48,28 @@ class Opened:
     foot: Point | None
 
 
-def opening(study: Study, *, normalize: bool, floors: bool = False) -> Opened:
+def opening(study: Study, *, normalize: bool, floors: bool = False, together: bool = False) -> Opened:
     """Score the base, the sources and the plain merges, the start points and a greedy soup.
 
-    The study's objective is normalised on the way where that is asked for. Raises Spent, and RunError where neither
-    the base nor any source could be scored, or not the base where `floors` are counted from it.
+    The study's objective is normalised on the way where that is asked for. `together`: all but the soup at once and
+    without races, so that no worker waits; not where they are normalised, by what the models come to. Raises Spent,
+    and RunError where neither the base nor any source could be scored, or not the base where `floors` are counted from
+    it.
     """
-    family = study.space.spec.family
-    models = study.score(proposals(model_recipes(family)), keep=len(family.models))
-    if all(trial.failure for trial in models):
-        raise nothing_scored(models)
-    if floors and models[0].failure:
-        raise RunError(
-            f"score.tasks: floors are counted from the base, which could not be scored ({models[0].failure.message}); "
-            "name another base, or leave the floors out"
-        )
-    if normalize:
-        study.objective = study.objective.normalised(measured_gaps(study, models))
-    merges = opening_merges(study.space)
-    places: dict[int, Point | None] = {}
-    for name, trial in zip(merges, study.score(proposals(merges), keep=KEPT), strict=True):
-        places[trial.id] = place_of(name, study.space)
-    origin = EDIT if study.space.spec.order else START
-    points: dict[str, Proposal] = {}  # one for each recipe: genes that its method leaves aside make no other
-    for point in study.space.start:
-        if point not in places.values():
-            recipe = study.space.decode(point)
-            points.setdefault(recipe.digest, Proposal(recipe, origin + start_name(study.space, point), point))
-    starts = study.score([*points.values()], keep=KEPT)
+    family, merges = study.space.spec.family, opening_merges(study.space)
+    asked = proposals(model_recipes(family)), proposals(merges), start_proposals(study.space)
+    if together and not normalize:
+        everybody = [each for group in asked for each in group]
+        trials = iter(study.score(everybody, keep=len(everybody)))
+        models, plain, starts = ([next(trials) for _ in group] for group in asked)
+        check(models, floors)
+    else:
+        models = study.score(asked[0], keep=len(asked[0]))
+        check(models, floors)
+        if normalize:
+            study.objective = study.objective.normalised(measured_gaps(study, models))
+        plain, starts = (study.score(group, keep=KEPT) for group in asked[1:])
+    places = {trial.id: place_of(name, study.space) for name, trial in zip(merges, plain, strict=True)}
     places |= {trial.id: trial.point for trial in starts}
     foot = best_place(study, places)
     places[models[0].id] = mixture_point(study.space, {family.base: 1.0})
@@ -83,6 +77,29 @@ def opening(study: Study, *, normalize: bool, floors: bool = False) -> Opened:
     if soup is not None:
         places[soup.id] = mixture_point(study.space, dict.fromkeys(members, 1 / len(members)))
     return Opened(starts, best_place(study, places), foot)
+
+
+def check(models: Sequence[Trial], floors: bool) -> None:
+    """Raises RunError where a search cannot begin with what the models came to."""
+    if all(trial.failure for trial in models):
+        raise nothing_scored(models)
+    if floors and models[0].failure:
+        raise RunError(
+            f"score.tasks: floors are counted from the base, which could not be scored ({models[0].failure.message}); "
+            "name another base, or leave the floors out"
+        )
+
+
+def start_proposals(space: SearchSpace) -> list[Proposal]:
+    """The points that the space begins with, one for each recipe: genes that its method leaves aside make no other."""
+    origin = EDIT if space.spec.order else START
+    plain = [place_of(name, space) for name in opening_merges(space)]
+    points: dict[str, Proposal] = {}
+    for point in space.start:
+        if point not in plain:
+            recipe = space.decode(point)
+            points.setdefault(recipe.digest, Proposal(recipe, origin + start_name(space, point), point))
+    return [*points.values()]
 
 
 def most_candidates(space: SearchSpace) -> int:

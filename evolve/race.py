@@ -48,6 +48,8 @@ def race(
     The `keep` best are never stopped, nor are those whose ids are in `spared`. Once it is `late` nothing is begun, and
     those that wait for it never end.
     """
+    if keep >= len(candidates):
+        chunks = chunks[-1:]  # nobody can be stopped
     alive = list(candidates)
     spent: dict[int, Counter[str]] = {each.id: Counter() for each in candidates}  # seconds by phase, of all laps
     stopped: list[Finish] = []

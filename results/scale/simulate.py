@@ -35,7 +35,7 @@ from evolve.optimizers.optimizer import Problem  # noqa: E402
 from evolve.study import SEARCH, Study  # noqa: E402
 from evolve.trial import Trial  # noqa: E402
 
-SIZES = ("20x1000", "20x10000", "20x100000", "200x10000", "2000x1000", "2000x4000")
+SIZES = ("20x10000", "20x100000", "200x10000", "2000x4000")
 SOURCES = {
     20: (5, 3),
     200: (10, 19),

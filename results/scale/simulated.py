@@ -10,7 +10,7 @@ import heapq
 import random
 import time
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from engine.recipe import Recipe
@@ -76,25 +76,27 @@ class Cluster:
     landscape: Any
     seed: int = 0
     clock: float = 0.0  # seconds
-    busy: float = 0.0  # of all workers
+    busy: float = 0.0  # of all workers, with what they have answered
     driver: float = 0.0  # processor seconds between answers
     answers: int = 0
-    marks: list[tuple[int, float]] = field(default_factory=list)
+    _given: int = 0
 
     def run(self, jobs: Iterable[Job]) -> Iterator[tuple[Job, Evaluation]]:
         pull, began = iter(jobs), time.process_time()
-        running: list[tuple[float, int, Job]] = []
+        running: list[tuple[float, int, float, Job]] = []
         while True:
             job = next(pull, None) if len(running) < self.workers else None
             self._charge(time.process_time() - began)
             if job is not None:
-                heapq.heappush(running, (self.clock + self._seconds(job), self.answers + len(running), job))
+                seconds, self._given = self._seconds(job), self._given + 1
+                heapq.heappush(running, (self.clock + seconds, self._given, seconds, job))
                 began = time.process_time()
                 continue
             if not running:
                 return
-            ended, _, job = heapq.heappop(running)
+            ended, _, seconds, job = heapq.heappop(running)
             self.clock = max(self.clock, ended)
+            self.busy += seconds
             self.answers += 1
             evaluation = self._answer(job)
             began = time.process_time()
@@ -110,9 +112,7 @@ class Cluster:
     def _seconds(self, job: Job) -> float:
         whole = random.Random(f"{self.seed} {job.key}").lognormvariate(-(self.sigma**2) / 2, self.sigma)
         part = sum(map(len, (job.only or DOCUMENTS).values())) / (EACH * len(TASKS))
-        seconds = 60 * self.minutes * whole * part
-        self.busy += seconds
-        return seconds
+        return 60 * self.minutes * whole * part
 
     def _answer(self, job: Job) -> Evaluation:
         if job.recipe is None:
