@@ -79,11 +79,14 @@ def with_driver(url: str) -> str:
 
 def engine_arguments(url: str) -> dict[str, Any]:
     """For `create_engine`: time-outs, without which a server that vanished is waited for by the hour."""
+    postgresql = {"connect_timeout": CONNECTING, "keepalives_idle": 30, "tcp_user_timeout": SILENT * 1000}
+    mysql = {"connect_timeout": CONNECTING, "read_timeout": 2 * SILENT, "write_timeout": 2 * SILENT}
     connecting: dict[str, dict[str, Any]] = {
         "sqlite": {"timeout": SQLITE_WAIT},
-        "psycopg2": {"connect_timeout": CONNECTING, "keepalives_idle": 30, "tcp_user_timeout": SILENT * 1000},
-        "psycopg": {"connect_timeout": CONNECTING, "keepalives_idle": 30, "tcp_user_timeout": SILENT * 1000},
-        "pymysql": {"connect_timeout": CONNECTING, "read_timeout": 2 * SILENT, "write_timeout": 2 * SILENT},
+        "psycopg2": postgresql,
+        "psycopg": postgresql,
+        "pymysql": mysql,
+        "mysqldb": mysql,
     }
     parsed = sqlalchemy.engine.make_url(url)
     kind = "sqlite" if parsed.get_backend_name() == "sqlite" else driver_of(parsed)

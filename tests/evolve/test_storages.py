@@ -27,7 +27,7 @@ from evolve.lease import Lease
 from evolve.ledger import Ledger
 from evolve.parts import LARGEST
 from evolve.shown import SHOWN_GENES
-from evolve.storage import journal_path
+from evolve.storage import DRIVERS, engine_arguments, journal_path
 from evolve.trial import Failure, Trial
 from search_spaces.gene import Gene
 
@@ -200,6 +200,13 @@ def test_a_killed_driver_is_followed_at_once(url: str, name: str) -> None:
 def test_a_url_without_a_driver_takes_the_one_that_is_installed(postgresql: str) -> None:
     Ledger(postgresql.replace("+psycopg2", ""), "plain").record(trial(0), GENES, VALUES)
     assert Ledger(postgresql, "plain").trials() == [trial(0)]
+
+
+@pytest.mark.parametrize("driver", [f"{kind}+{name}" for kind, rows in DRIVERS.items() for name, _ in rows])
+def test_no_driver_waits_for_ever(driver: str) -> None:
+    given = engine_arguments(f"{driver}://me@host/runs?connect_timeout=3")["connect_args"]
+    assert {each.split("_")[0] for each in given} & {"read", "tcp"}
+    assert "connect_timeout" not in given
 
 
 @pytest.mark.slow
