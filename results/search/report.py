@@ -122,9 +122,55 @@ def table(name: str, arms: dict[str, Entries]) -> str:
     return "\n".join([*lines, *(row(arm, arms) for arm in searched)])
 
 
+def untuned_table(name: str, arms: dict[str, Entries]) -> str:
+    """Of a family whose tuned plain merges have not been run: points over the best of what is untuned."""
+    lines = [f"## {name}", "", "Plain merges untuned; share: of the way from their best to the reference.", ""]
+    names = ("arm", "seeds", "report", "points", "share", "95 % of the reference", "claims", "documents")
+    lines += [f"| {' | '.join(names)} |", "|---" * len(names) + "|"]
+    plain = arms["plain"]
+    for arm, found in sorted(arms.items()):
+        seeds = [seed for seed in found if arm != "plain" and seed in plain]
+        if not seeds:
+            continue
+        best = {seed: max(value for key, value in plain[seed].items() if key != "reference") for seed in seeds}
+        known = [seed for seed in seeds if "reference" in plain[seed]]
+        shares = [
+            (found[seed]["report"] - best[seed]) / (plain[seed]["reference"] - best[seed]) for seed in known
+        ]  # fmt: skip
+        close = sum(found[seed]["report"] >= 0.95 * plain[seed]["reference"] for seed in known)
+        cells = [
+            arm,
+            str(len(seeds)),
+            shown([found[seed]["report"] for seed in seeds]),
+            shown([found[seed]["report"] - best[seed] for seed in seeds]),
+            shown(shares, 1.0) if shares else "-",
+            f"{close} of {len(known)}" if known else "-",
+            f"{sum(bool(found[seed]['claims']) for seed in seeds)}",
+            f"{np.mean([found[seed]['documents'] for seed in seeds]):.0f}",
+        ]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def front_table(name: str, arms: dict[str, Entries]) -> str:
+    """Of the fronts: the volume that they dominate on the report documents."""
+    lines = [f"## {name}", "", "| arm | seeds | hypervolume on the report documents | documents |", "|---|---|---|---|"]
+    for arm, found in arms.items():
+        volumes = [entry["hypervolume"] for entry in found.values()]
+        spent = np.mean([entry["documents"] for entry in found.values()])
+        lines.append(f"| {arm} | {len(found)} | {', '.join(f'{each:.4f}' for each in volumes)} | {spent:.0f} |")
+    return "\n".join(lines)
+
+
+def told(name: str, arms: dict[str, Entries]) -> str:
+    if "plain" not in arms:
+        return front_table(name, arms)
+    return (table if any(complete(arms, seed) for seed in arms["plain"]) else untuned_table)(name, arms)
+
+
 def main() -> None:
     folders = sorted(folder for folder in (HERE / "raw").iterdir() if folder.is_dir())
-    tables = [table(folder.name, arms) for folder in folders if "plain" in (arms := read(folder)) and len(arms) > 1]
+    tables = [told(folder.name, arms) for folder in folders if len(arms := read(folder)) > 1]
     notes = (
         "Made by `report.py` from `raw/`. Scores and points are hundredths; in brackets 95 % bootstrap intervals over"
         "\nseeds. `points`: over the best of base, sources, untuned and tuned plain merges on the same documents."
