@@ -51,9 +51,9 @@ class Opened:
 def opening(study: Study, *, normalize: bool, floors: bool = False, together: bool = False) -> Opened:
     """Score the base, the sources and the plain merges, the start points and a greedy soup.
 
-    The study's objective is normalised on the way where that is asked for. `together`: all but the soup at once and
-    without races, so that no worker waits; not where they are normalised, by what the models come to. Raises Spent,
-    and RunError where neither the base nor any source could be scored, or not the base where `floors` are counted from
+    The study's objective is normalised on the way where that is asked for. `together`: all but the soup at once, and
+    nothing in parts, so that workers wait little; not where they are normalised, by what the models come to. Raises
+    Spent, and RunError where neither the base nor any source could be scored, or not the base where `floors` are counted from
     it.
     """
     family, merges = study.space.spec.family, opening_merges(study.space)
@@ -73,7 +73,7 @@ def opening(study: Study, *, normalize: bool, floors: bool = False, together: bo
     places |= {trial.id: trial.point for trial in starts}
     foot = best_place(study, places)
     places[models[0].id] = mixture_point(study.space, {family.base: 1.0})
-    soup, members = greedy_soup(study, family, models[1:])
+    soup, members = greedy_soup(study, family, models[1:], raced=not together)
     if soup is not None:
         places[soup.id] = mixture_point(study.space, dict.fromkeys(members, 1 / len(members)))
     return Opened(starts, best_place(study, places), foot)
@@ -142,9 +142,13 @@ def measured_gaps(study: Study, models: Sequence[Trial]) -> dict[str, float]:
     return made
 
 
-def greedy_soup(study: Study, family: Family, sources: Sequence[Trial]) -> tuple[Trial | None, list[str]]:
+def greedy_soup(
+    study: Study, family: Family, sources: Sequence[Trial], *, raced: bool = True
+) -> tuple[Trial | None, list[str]]:
     """Average in source after source, the best first, and keep those that do not make it worse; returns the best trial
     and its sources, which is a single one where nothing helps it.
+
+    `raced`: one that is clearly worse than the soup before stops early, after parts that somebody may wait for.
 
     Wortsman et al. 2022, "Model soups", arXiv:2203.05482, recipe 1.
     """
@@ -161,7 +165,7 @@ def greedy_soup(study: Study, family: Family, sources: Sequence[Trial]) -> tuple
     for trial in others:
         wider = [model for model in family.sources if model in (*soup, models[trial.id])]
         proposal = Proposal(averaged(family, wider), f"{START}greedy soup of {len(wider)}")
-        (tried,) = study.score([proposal], keep=1, rival=best)
+        (tried,) = study.score([proposal], keep=1 if raced else 2, rival=best)
         if tried.failure is None and value(tried) >= value(best):
             best, soup = tried, wider
     return best, soup
