@@ -53,8 +53,8 @@ def opening(study: Study, *, normalize: bool, floors: bool = False, together: bo
 
     The study's objective is normalised on the way where that is asked for. `together`: all but the soup at once, and
     nothing in parts, so that workers wait little; not where they are normalised, by what the models come to. Raises
-    Spent, and RunError where neither the base nor any source could be scored, or not the base where `floors` are counted from
-    it.
+    Spent, and RunError where neither the base nor any source could be scored, or not the base where `floors` are
+    counted from it.
     """
     family, merges = study.space.spec.family, opening_merges(study.space)
     asked = proposals(model_recipes(family)), proposals(merges), start_proposals(study.space)
