@@ -74,10 +74,15 @@ class Stream:
             else:
                 self._land(job, known)
 
+    @property
+    def _more(self) -> bool:
+        """Whether the budget bears a candidate beside those that are running."""
+        return self._study.bears(sum(len(each.points) for each in self._running.values()))
+
     def _next(self) -> Runner | None:
         """A recipe that nobody has scored; None where the budget bears none, or where all that is drawn is running."""
         for _ in range(self._population):
-            if not self._study.bears(sum(len(each.points) for each in self._running.values())):
+            if not self._more:
                 return None
             made = proposal(self._study, self._optimizer.draw(), SEARCH)
             scored, runner = self._study.scored(made.recipe), self._running.get(made.recipe.digest)
@@ -99,7 +104,8 @@ class Stream:
         stops = finish.utilities is None or last or self._is_behind(finish.utilities, runner.place)
         self._remember(finish.utilities, runner.place)
         if not stops:
-            runner.place += 1
+            # Where nothing new can be begun, nobody else needs the documents that stopping would save.
+            runner.place = runner.place + 1 if self._more else len(self._chunks) - 1
             self._onward.append(runner)
             return
         del self._running[job.key]
