@@ -12,6 +12,8 @@ from evolve.course import draws_of
 from evolve.environment import usable_memory
 from evolve.errors import ConfigError
 from evolve.opening import most_candidates
+from evolve.optimizers import OPTIMIZERS
+from evolve.optimizers.in_batches import InBatches
 from evolve.setting import Setting, place_of
 from evolve.workers import Workers
 from tasks.length import check_positions, context_length, too_long
@@ -26,6 +28,7 @@ def cautions(setting: Setting, workers: Workers | None) -> Iterator[str]:
     yield from memory_cautions(workers)
     yield from objective_cautions(setting.objective)
     yield from budget_cautions(setting)
+    yield from staleness_cautions(setting, workers)
     yield from tokenizer_cautions(setting.checkpoints)
     yield from length_cautions(setting)
 
@@ -57,6 +60,17 @@ def budget_cautions(setting: Setting) -> Iterator[str]:
         yield (
             f"search.documents ({search.documents}): {begins} of {size} documents, so that nothing may be left to "
             f"search; give more than {opening * size}"
+        )
+
+
+def staleness_cautions(setting: Setting, workers: Workers | None) -> Iterator[str]:
+    """Far more workers than an asynchronous search is told of at once."""
+    search, population = setting.config.search, setting.population
+    batched = OPTIMIZERS[search.optimizer].steady is InBatches
+    if search.asynchronous and batched and workers is not None and workers.count > 2 * population:
+        yield (
+            f"search.population ({population}): with {workers.count} workers most of what {search.optimizer} is told "
+            f"was drawn generations ago; set it to {workers.count // 2} or more"
         )
 
 

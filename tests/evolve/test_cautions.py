@@ -12,11 +12,12 @@ from typing import Any
 import pytest
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from evolve.cautions import budget_cautions, length_cautions, objective_cautions
+from evolve.cautions import budget_cautions, length_cautions, objective_cautions, staleness_cautions
 from evolve.cli import app
 from evolve.config import SearchConfig
 from evolve.errors import ConfigError
 from evolve.setting import Setting
+from evolve.workers import Workers
 from tasks.errors import TaskError
 from tasks.objective import Goal, Objective
 
@@ -128,3 +129,18 @@ def test_evolve_score_says_it_in_one_line(
     lines = [line for line in capsys.readouterr().err.splitlines() if "error" in line.lower()]
     assert len(lines) == 1
     assert said in lines[0]
+
+
+@pytest.mark.parametrize(
+    ("search", "count", "said"),
+    [
+        ({"asynchronous": True}, 64, "search.population (12): with 64 workers"),
+        ({"asynchronous": True, "population": 32}, 64, ""),
+        ({"asynchronous": True, "optimizer": "tpe"}, 64, ""),
+        ({}, 64, ""),
+    ],
+)
+def test_far_more_workers_than_are_told_of_at_once_are_said(search: dict[str, Any], count: int, said: str) -> None:
+    (told,) = [*staleness_cautions(budgeted(search), Workers(count, 1, 0, 2**30)), ""][:1]
+    assert told.startswith(said)
+    assert bool(told) == bool(said)
