@@ -140,7 +140,8 @@ def widened(tasks: Sequence[Gaps]) -> tuple[float, float]:
     total = sum(variances)
     if not total:
         return 0.0, math.inf
-    freedom = total**2 / sum(each**2 / (size - 1) for each, size in zip(variances, sizes, strict=True))
+    # In parts of the total: squares of tiny variances would be 0.
+    freedom = 1 / sum((each / total) ** 2 / (size - 1) for each, size in zip(variances, sizes, strict=True))
     return math.sqrt(total), freedom
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -63,9 +63,10 @@ class Counting:
         assert module is not None
         module.register_forward_pre_hook(lambda *_: setattr(self, "passes", self.passes + 1))
 
-    def run(self, jobs: Sequence[Job]) -> Iterator[tuple[Job, Evaluation]]:
-        self.asked += jobs
-        yield from self.inner.run(jobs)
+    def run(self, jobs: Iterable[Job]) -> Iterator[tuple[Job, Evaluation]]:
+        for each in jobs:
+            self.asked.append(each)
+            yield from self.inner.run([each])
 
     def close(self) -> None: ...
 
@@ -185,8 +186,8 @@ class Scripted:
     def __init__(self, made: Setting, fails: str = "") -> None:
         self._made, self._fails, self.asked = made, fails, list[str]()
 
-    def run(self, jobs: Sequence[Job]) -> Iterator[tuple[Job, Evaluation]]:
-        for each in reversed(jobs):
+    def run(self, jobs: Iterable[Job]) -> Iterator[tuple[Job, Evaluation]]:
+        for each in reversed([*jobs]):
             self.asked.append(each.key)
             if each.key == self._fails:
                 yield each, Evaluation(Failure("not finite", "NaN"))

@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from evolve import statistics
@@ -196,6 +196,7 @@ def test_other_documents_are_refused() -> None:
 
 
 @settings(max_examples=50, deadline=None)
+@example([(0.0, 0.0), (0.0, 3.463426845836384e-101)])
 @given(st.lists(st.tuples(st.floats(-1e3, 1e3), st.floats(-1e3, 1e3)), min_size=1, max_size=20))
 def test_turning_the_comparison_turns_its_sign(pairs: list[tuple[float, float]]) -> None:
     ours, theirs = values(a=[a for a, _ in pairs]), values(a=[b for _, b in pairs])
