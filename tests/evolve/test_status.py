@@ -208,7 +208,8 @@ def test_a_run_is_followed_until_it_is_over(config: SearchConfig) -> None:
 
 def test_a_run_on_a_server(config: SearchConfig, postgresql: str, capsys: pytest.CaptureFixture[str]) -> None:
     """While it goes on, by its URL alone."""
-    on_server = config.model_copy(update={"run": config.run.model_copy(update={"storage": postgresql})})
+    run = config.run.model_copy(update={"storage": postgresql})
+    on_server = config.model_copy(update={"name": "watched", "run": run})  # others share the server
     file = config.folder.parent / "mine.yaml"
     file.write_text(yaml.safe_dump(on_server.model_dump(mode="json")))
     with sole_driver(on_server) as (ledger, _):
