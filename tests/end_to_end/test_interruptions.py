@@ -332,6 +332,7 @@ def test_stopped_while_it_imports(config: Config, search_file: SearchFile, start
 def test_a_killed_driver_and_a_second_one_with_postgresql(
     config: Config, search_file: SearchFile, start: Start, tmp_path: Path, postgresql: str
 ) -> None:
+    config["name"] = "followed"  # other tests have runs on this server
     config["run"]["storage"] = postgresql
     config["search"]["trials"] = 5000
     path = search_file(config)
