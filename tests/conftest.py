@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import socket
+import sqlite3
 import subprocess
 import tempfile
 import time
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import Engine, event
 
 
 def free_port() -> int:
@@ -81,3 +83,15 @@ def mysql(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     yield f"mysql+pymysql://me:secret@127.0.0.1:{port}/runs"
     process.kill()
     process.wait()
+
+
+@pytest.fixture
+def unsynchronised() -> Iterator[None]:
+    """No waiting for the disk: for tests that end processes in thought only."""
+
+    def set_pragma(connection: sqlite3.Connection, _: object) -> None:
+        connection.execute("PRAGMA synchronous=OFF")
+
+    event.listen(Engine, "connect", set_pragma)
+    yield
+    event.remove(Engine, "connect", set_pragma)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 import shutil
-import sqlite3
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -13,7 +12,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from sqlalchemy import Engine, event
 
 from engine.recipe import Recipe
 from evolve.budget import Budget
@@ -36,6 +34,7 @@ from search_spaces.space import SearchSpace, search_space
 from tasks.objective import Goal, Objective
 from tasks.score import Score
 
+pytestmark = pytest.mark.usefixtures("unsynchronised")
 FAMILY = Family("base", ("math", "code"), 4, ("embed",), "float32")
 DOCUMENTS = 5
 WEIGHTS = {"sums": 1.0, "colours": 3.0}
@@ -145,18 +144,6 @@ def start(
 
 def timeless(trials: Sequence[Trial]) -> list[Trial]:
     return [replace(trial, finished=0.0) for trial in trials]
-
-
-@pytest.fixture(autouse=True)
-def unsynchronised() -> Iterator[None]:
-    """No waiting for the disk: these tests end processes in thought only."""
-
-    def set_pragma(connection: sqlite3.Connection, _: object) -> None:
-        connection.execute("PRAGMA synchronous=OFF")
-
-    event.listen(Engine, "connect", set_pragma)
-    yield
-    event.remove(Engine, "connect", set_pragma)
 
 
 @pytest.fixture(scope="module")

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import heapq
 import random
-import sqlite3
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
-from sqlalchemy import Engine, event
 
 from engine.recipe import Recipe
 from evolve.budget import Budget
@@ -30,6 +28,7 @@ from search_spaces.space import SearchSpace, search_space
 from tasks.objective import Goal, Objective
 from tasks.score import Score
 
+pytestmark = pytest.mark.usefixtures("unsynchronised")
 FAMILY = Family("base", ("math", "code", "chat"), 4, ("embed",), "float32")
 DOCUMENTS = {"sums": tuple(range(40)), "colours": tuple(range(64))}
 OBJECTIVE = Objective((Goal("sums", "acc,none", 1.0, True), Goal("colours", "acc,none", 3.0, True)))
@@ -108,18 +107,6 @@ class Told:
 
     def decided(self, decision: object) -> None:
         pass
-
-
-@pytest.fixture(autouse=True)
-def unsynchronised() -> Iterator[None]:
-    """No waiting for the disk: these tests end processes in thought only."""
-
-    def set_pragma(connection: sqlite3.Connection, _: object) -> None:
-        connection.execute("PRAGMA synchronous=OFF")
-
-    event.listen(Engine, "connect", set_pragma)
-    yield
-    event.remove(Engine, "connect", set_pragma)
 
 
 def start(

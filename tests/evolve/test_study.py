@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import itertools
 import random
-import sqlite3
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import Engine, event
 
 from engine.recipe import Recipe
 from evolve.budget import Budget
@@ -34,6 +32,7 @@ from search_spaces.space import SearchSpace, search_space
 from tasks.objective import Goal, Objective, mean_over_tasks
 from tasks.score import Score
 
+pytestmark = pytest.mark.usefixtures("unsynchronised")
 FAMILY = Family("base", ("org/math", "org/code", "org/chat"), 4, ("embed",), "float32")
 DOCUMENTS = {"sums": tuple(range(100, 140)), "colours": tuple(range(64))}
 OBJECTIVE = Objective((Goal("sums", "acc,none", 1.0, True), Goal("colours", "acc,none", 3.0, True)))
@@ -105,18 +104,6 @@ class Silent:
 
     def finished(self, trial: Trial) -> None:
         pass
-
-
-@pytest.fixture(autouse=True)
-def unsynchronised() -> Iterator[None]:
-    """No waiting for the disk: these tests end processes in thought only."""
-
-    def set_pragma(connection: sqlite3.Connection, _: object) -> None:
-        connection.execute("PRAGMA synchronous=OFF")
-
-    event.listen(Engine, "connect", set_pragma)
-    yield
-    event.remove(Engine, "connect", set_pragma)
 
 
 def start(
