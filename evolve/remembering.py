@@ -37,13 +37,13 @@ class Remembering:
                 if job.slopes:
                     yield job
                     continue
-                known = self._items.known(self._keys.candidate(job))
-                missing = missing_of(self._digests(job), known)
+                digests, known = self._look_up(job)
+                missing = missing_of(digests, known)
                 if missing:
                     waiting[job.key, job.documents] = job, known
                     yield replace(job, only=missing) if known else job
                 else:
-                    answered.append((job, Evaluation(score_of(self._digests(job), known))))
+                    answered.append((job, Evaluation(score_of(digests, known))))
 
         for part, evaluation in self._inner.run(asked()):
             while answered:
@@ -57,7 +57,7 @@ class Remembering:
 
     def known(self, job: Job) -> Evaluation | None:
         """What the database answers to all of a job; None where something is missing."""
-        digests, known = self._digests(job), self._items.known(self._keys.candidate(job))
+        digests, known = self._look_up(job)
         return None if missing_of(digests, known) else Evaluation(score_of(digests, known))
 
     def close(self) -> None:
@@ -79,6 +79,13 @@ class Remembering:
                 for digest, value in values.items():
                     known[short(digest)] = {**known.get(short(digest), {}), measure: value}
         return replace(evaluation, outcome=score_of(digests, known, fresh.seconds))
+
+    def _look_up(self, job: Job) -> tuple[Digests, dict[str, Item]]:
+        """What the job asks, and what the database knows of it."""
+        digests = self._digests(job)
+        asked = {short(digest) for each in digests.values() for digest in each.values()}
+        known = self._items.known(self._keys.candidate(job))
+        return digests, {document: item for document, item in known.items() if document in asked}
 
     def _digests(self, job: Job) -> Digests:
         """Of what the job asks for."""
