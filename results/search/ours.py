@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import redirect_stderr, redirect_stdout
 from io import StringIO
 from typing import Any, ClassVar
@@ -34,7 +34,7 @@ class Counting:
     scored: ClassVar[Counter[str]] = Counter()
     faults: ClassVar[float] = 0.0  # share of merges that are broken on purpose, by their digest
 
-    def __init__(self, config: SearchConfig, findings: Findings, say: Callable[[str], None]) -> None:
+    def __init__(self, config: SearchConfig, findings: Findings, say: Callable[[str], None], *_: object) -> None:
         self._config = config
         self._worker: InProcess | None = None
 
@@ -42,14 +42,14 @@ class Counting:
     def started(self) -> bool:
         return self._worker is not None
 
-    def run(self, jobs: Sequence[Job]) -> Iterator[tuple[Job, Evaluation]]:
-        if jobs and self._worker is None:
-            self._worker = InProcess(Evaluator(self._config, threads=1))
+    def run(self, jobs: Iterable[Job]) -> Iterator[tuple[Job, Evaluation]]:
         for job in jobs:
             if self.breaks(job):
                 yield job, Evaluation(Failure("not finite", "broken on purpose"))
                 continue
-            for _, evaluation in self._worker.run([job]) if self._worker else ():
+            if self._worker is None:
+                self._worker = InProcess(Evaluator(self._config, threads=1))
+            for _, evaluation in self._worker.run([job]):
                 self.count(job, evaluation)
                 yield job, evaluation
 
