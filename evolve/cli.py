@@ -1,27 +1,17 @@
-"""The command line. Every subcommand imports what it needs in its body, so that `evolve --help` is instant.
-
-Exit codes: 0 done; 2 the user can put it right (one message, no traceback); 1 a defect of ours (traceback);
-130 interrupted (state is safe, the message says how to go on).
-"""
+"""The command line. Every subcommand imports what it needs when it is called, so that `evolve --help` is instant."""
 
 from __future__ import annotations
 
-import gc
-import importlib
-import os
-import signal
-import sys
-from collections.abc import Callable
 from functools import partial
 from importlib import metadata
 from pathlib import Path
-from types import ModuleType
-from typing import Annotated, Any, NoReturn
+from typing import Annotated
 
 import typer
 
-from evolve import cluster_options, merge_options, score_options
-from evolve.interruption import INTERRUPTION
+from evolve.by_hand import merge_options, score_options
+from evolve.command import execute
+from evolve.submission import commands as submission
 from tasks.spec import BATCH_TOKENS
 
 app = typer.Typer(
@@ -33,8 +23,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-INTERRUPTED = "\ninterrupted; what is finished is recorded: the same command goes on from there"
-AGAIN = 30  # seconds until it is raised once more: within a destructor Python drops an exception
 UNRECORDED = "\ninterrupted; what was scored until then is printed"
 
 SearchFile = Annotated[Path, typer.Argument(help="a search.yaml; see `evolve show config`")]
@@ -75,7 +63,7 @@ def check(
     """Find everything that can be known before the first trial; merges nothing."""
     from evolve.environment import asked_threads
 
-    execute("evolve.check", "check", search, time, asked_threads(), before=partial(config_of, search))
+    execute("evolve.preparation.check", "check", search, time, asked_threads(), before=partial(config_of, search))
 
 
 @app.command(epilog=merge_options.EPILOG)
@@ -117,7 +105,7 @@ def merge(
     """Make one merge, as mergekit-yaml does it. After an interruption the same command goes on."""
     given = {name: value for name, value in locals().items() if name not in ("recipe", "out")}
     threads = merge_options.threads_of(given)
-    execute("evolve.merging", "merge", recipe, out, given, parallel=True, threads=threads)
+    execute("evolve.by_hand.merging", "merge", recipe, out, given, parallel=True, threads=threads)
 
 
 @app.command(context_settings={"token_normalize_func": lambda name: name.replace("_", "-")})
@@ -146,7 +134,7 @@ def score(
     """Score checkpoints and recipes on lm-eval tasks, with lm-eval's scores, and compare them with the first."""
     given = {name: value for name, value in locals().items() if name != "models"}
     before = partial(score_options.score_options, models, given)
-    execute("evolve.scoring", "score", models, given, parallel=True, threads=threads, interrupted=UNRECORDED,
+    execute("evolve.by_hand.scoring", "score", models, given, parallel=True, threads=threads, interrupted=UNRECORDED,
             before=before)  # fmt: skip
 
 
@@ -157,7 +145,7 @@ def status(
     watch: Annotated[float | None, typer.Option(min=0.2, help="seconds: look again, until the run is over")] = None,
 ) -> None:
     """Say where a run stands: candidates, failures, rate, how busy the workers are, time left."""
-    execute("evolve.status", "status", folder, json, watch)
+    execute("evolve.watching.status", "status", folder, json, watch)
 
 
 @app.command()
@@ -171,9 +159,9 @@ def report(
 ) -> None:
     """Write a finished run's report.md again, or rank its candidates by other weights without scoring any."""
     if weights is None and objective is None:
-        execute("evolve.reporting", "report", folder)
+        execute("evolve.report.reporting", "report", folder)
     else:
-        execute("evolve.reranking", "rerank", folder, weights, objective, whole)
+        execute("evolve.report.reranking", "rerank", folder, weights, objective, whole)
 
 
 @app.command()
@@ -184,7 +172,7 @@ def show(
     ] = None,
 ) -> None:
     """List what there is: merge methods, search spaces, optimizers, tasks, or the keys of search.yaml."""
-    execute("evolve.show", "show", what, include or [])
+    execute("evolve.by_hand.show", "show", what, include or [])
 
 
 @app.command()
@@ -196,103 +184,17 @@ def convert(
     ] = None,
 ) -> None:
     """Turn a mergekit-evolve configuration into a search.yaml, and say what does not carry over."""
-    execute("evolve.convert", "convert", genome, out, layers)
-
-
-def execute(
-    module: str,
-    function: str,
-    *arguments: Any,
-    parallel: bool = False,
-    threads: int | None = None,
-    interrupted: str = INTERRUPTED,
-    before: Callable[[], object] = lambda: None,
-) -> None:
-    """Import a subcommand's module once the process's surroundings are set, and call it.
-
-    `before` raises what can be known to be wrong without that import, which takes seconds.
-    It computes with as many `threads`, else as OMP_NUM_THREADS says, else one, or all cores if it is `parallel`.
-    Errors of users become one message and exit code 2, an interruption 130 and the message `interrupted`; defects of
-    ours keep their traceback.
-    """
-    from evolve.environment import asked_threads, limit_threads, quiet, usable_cores
-
-    limit_threads(threads or asked_threads() or (usable_cores() if parallel else 1))
-    quiet()
-    signals: list[int] = []
-    listen(lambda number, frame: leave(interrupted))
-    try:
-        before()
-        command = getattr(imported(module), function)
-        listen(lambda number, frame: interrupt(number, signals))
-        command(*arguments)
-    except KeyboardInterrupt:
-        listen(signal.SIG_IGN)  # a second Ctrl-C would tear what libraries do at exit
-        stop(interrupted, 130)
-    except Exception as error:
-        if signals:  # a library made an error of its own of the interruption
-            listen(signal.SIG_IGN)
-            stop(interrupted, 130)
-        if not is_users(error):
-            raise
-        stop("\n".join(f"error: {printable(line)}" for line in str(error).splitlines()), 2)
+    execute("evolve.by_hand.convert", "convert", genome, out, layers)
 
 
 def config_of(search: Path) -> object:
-    from evolve.config import load_config
+    from evolve.config.search_yaml import load_config
 
     return load_config(search)
 
 
-def imported(module: str) -> ModuleType:
-    """Import without searching for garbage, of which imports make none: with torch that is a quarter of the time."""
-    gc.disable()
-    try:
-        found = importlib.import_module(module)
-        gc.freeze()  # nor is what was imported searched later on
-        return found
-    finally:
-        gc.enable()
-
-
-def listen(handler: Callable[[int, object], None] | signal.Handlers) -> None:
-    """For Ctrl-C, and for SIGTERM as well: a cluster that stops us is no other."""
-    for each in (signal.SIGINT, signal.SIGTERM, signal.SIGALRM):  # the last one rings when a SIGTERM has waited
-        signal.signal(each, handler)
-
-
-def leave(message: str) -> None:
-    """While libraries are imported nothing is held yet, and an exception in their midst would not come through."""
-    print(message, file=sys.stderr, flush=True)
-    os._exit(130)
-
-
-def interrupt(number: int, signals: list[int]) -> None:
-    if INTERRUPTION.waits(number):
-        return
-    signals.append(number)
-    signal.alarm(AGAIN)
-    raise KeyboardInterrupt
-
-
-def is_users(error: Exception) -> bool:
-    """Whether the error is one of those that a user can put right (the tree in evolve/errors.py)."""
-    roots = {"evolve.errors": "EvolveError", "engine.errors": "EngineError", "tasks.errors": "TaskError"}
-    classes = [getattr(sys.modules[module], name) for module, name in roots.items() if module in sys.modules]
-    return isinstance(error, tuple(classes))
-
-
-def printable(line: str) -> str:
-    """Without what would command a terminal, hide or reverse a text: names in messages may be anybody's."""
-    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in line)
-
-
-def stop(message: str, code: int) -> NoReturn:
-    print(message, file=sys.stderr)
-    sys.exit(code)
-
-
-cluster_options.add_commands(app, execute)
+for each in (submission.submit, submission.follow, submission.stop, submission.fetch):
+    app.command()(each)
 
 
 def main() -> None:

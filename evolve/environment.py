@@ -8,7 +8,7 @@ import sys
 from importlib import metadata
 from typing import Any
 
-from evolve import control_group
+from evolve.workers import control_group
 
 RECORDED = (
     "merge-evolve torch transformers tokenizers safetensors lm_eval cma optuna ray numpy huggingface_hub datasets"

@@ -12,29 +12,29 @@ import yaml
 
 from engine.recipe import Recipe
 from evolve.atomic import replacing, write_json, write_text
-from evolve.baselines import opening_merge
-from evolve.budget import Budget
-from evolve.candidates import value_of
-from evolve.config import SearchConfig, load_config
-from evolve.course import Searched, draws_of, searched
-from evolve.ending import decide
+from evolve.conclusion.ending import decide
+from evolve.config.budget import Budget
+from evolve.config.search_yaml import SearchConfig, load_config
 from evolve.environment import describe
-from evolve.executor import Executor
-from evolve.figures import Figures
-from evolve.guard import guard, resolved, sole_driver
-from evolve.items import Items
-from evolve.lease import Lease
-from evolve.ledger import SEARCH_ENDED, Ledger
-from evolve.preflight import Findings, check_weights, preflight
-from evolve.progress import ProgressLog
-from evolve.remembering import Keys, Remembering
-from evolve.report import headline, report_text, trials_csv, where
-from evolve.report_facts import Facts
-from evolve.start import LazyExecutor
-from evolve.study import Study
-from evolve.tracking import RESULT, trackings
+from evolve.preparation.course import Searched, draws_of, searched
+from evolve.preparation.guard import guard, resolved, sole_driver
+from evolve.preparation.preflight import Findings, check_weights, preflight
+from evolve.report.facts import Facts
+from evolve.report.figures import Figures
+from evolve.report.markdown import headline, report_text, trials_csv, where
+from evolve.search.baselines import opening_merge
+from evolve.search.candidates import value_of
+from evolve.search.study import Study
+from evolve.storage.items import Items
+from evolve.storage.lease import Lease
+from evolve.storage.ledger import SEARCH_ENDED, Ledger
 from evolve.trial import Trial
-from evolve.watching import placing, result_fields, watched
+from evolve.watching.listeners import placing, result_fields, watched
+from evolve.watching.progress import ProgressLog
+from evolve.watching.tracking import RESULT, trackings
+from evolve.workers.executor import Executor
+from evolve.workers.remembering import Keys, Remembering
+from evolve.workers.start import LazyExecutor
 from search_spaces.assemble import labels
 
 LARGER = "; a larger budget, such as search.trials, goes on with it"

@@ -12,7 +12,7 @@ import yaml
 from engine.methods import METHODS
 from engine.stages import read_stages
 from evolve.cli import app
-from evolve.config import SearchConfig
+from evolve.config.search_yaml import SearchConfig
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]

@@ -14,8 +14,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from evolve.progress import Outcome
 from evolve.trackers.tracker import Opening
+from evolve.watching.progress import Outcome
 
 EXPERIMENT = "merge-evolve"
 LONGEST = 500  # letters of a parameter that every server takes

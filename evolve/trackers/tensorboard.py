@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from evolve.progress import Outcome
 from evolve.trackers.tracker import Opening
+from evolve.watching.progress import Outcome
 
 
 class TensorBoard:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from evolve.progress import Outcome
+from evolve.watching.progress import Outcome
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,8 @@ import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from evolve.progress import Outcome
 from evolve.trackers.tracker import Opening
+from evolve.watching.progress import Outcome
 
 PROJECT = "merge-evolve"
 STEP = "candidate"  # the axis; the library's own step may not go back, and candidates end in any order

@@ -19,8 +19,8 @@ from typing import Any
 
 import yaml
 
-from evolve.guard import load_run, storage_url
-from evolve.ledger import Ledger
+from evolve.preparation.guard import load_run, storage_url
+from evolve.storage.ledger import Ledger
 
 HERE = Path(__file__).resolve().parent
 

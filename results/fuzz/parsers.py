@@ -34,16 +34,16 @@ from engine.reference import parse_reference
 from engine.shard import Shard
 from engine.tokenizer import extend_tokenizer, read_vocabulary
 from engine.weights import open_weights
-from evolve.config import SearchConfig, load_config
-from evolve.convert import search_yaml
+from evolve.by_hand.convert import search_yaml
+from evolve.by_hand.genome import read_genetic
+from evolve.by_hand.merge_options import parse_size
+from evolve.by_hand.merging import read_recipes
+from evolve.by_hand.score_options import gen_kwargs
+from evolve.config.search_yaml import SearchConfig, load_config
 from evolve.errors import EvolveError
-from evolve.genome import read_genetic
-from evolve.items import Items
-from evolve.ledger import from_attributes
-from evolve.merge_options import parse_size
-from evolve.merging import read_recipes
-from evolve.reranking import numbers, with_weights
-from evolve.score_options import gen_kwargs
+from evolve.report.reranking import numbers, with_weights
+from evolve.storage.items import Items
+from evolve.storage.ledger import from_attributes
 from tasks.errors import TaskError
 from tasks.load import TaskLibrary
 from tasks.objective import Goal, Objective
@@ -374,7 +374,7 @@ def trial_seeds() -> list[bytes]:
 def item_seeds() -> list[bytes]:
     import pyarrow as pa
 
-    from evolve.item_files import KEY, write_table
+    from evolve.storage.item_files import KEY, write_table
 
     folder = _scratch() / "items"
     folder.mkdir(exist_ok=True)

@@ -17,12 +17,12 @@ import tempfile
 from pathlib import Path
 
 from engine.recipe import Recipe
-from evolve.config import SearchConfig
-from evolve.guard import load_run
-from evolve.items import Items
-from evolve.remembering import Keys, score_of
-from evolve.setting import Setting
+from evolve.config.search_yaml import SearchConfig
+from evolve.preparation.guard import load_run
+from evolve.preparation.setting import Setting
+from evolve.storage.items import Items
 from evolve.trial import Job
+from evolve.workers.remembering import Keys, score_of
 from tasks.objective import Measures
 
 HERE = Path(__file__).resolve().parent

@@ -87,7 +87,7 @@ class Server:
 
 def trials_of(url: str, name: str) -> list[dict[str, Any]]:
     """Without what the clock says."""
-    from evolve.ledger import Ledger
+    from evolve.storage.ledger import Ledger
 
     trials = [asdict(trial) for trial in Ledger(url, name, must_exist=True).trials()]
     return [{key: value for key, value in trial.items() if key not in ("seconds", "finished")} for trial in trials]
@@ -149,7 +149,7 @@ started once and ended by itself; it said {facts["waited"]} times that it waits 
 def main() -> None:
     import optuna
 
-    from evolve.storage import with_driver
+    from evolve.storage.storage import with_driver
 
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--restarts", type=int, default=10)

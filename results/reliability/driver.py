@@ -188,7 +188,7 @@ def kill(path: Path, folder: Path, number: int, stage: str, step: int, delay: fl
 
 def trials_of(folder: Path, name: str) -> list[dict[str, Any]]:
     """The ledger's trials without what the clock says: ids, points to the last bit, values, digests, failures."""
-    from evolve.ledger import Ledger
+    from evolve.storage.ledger import Ledger
 
     trials = [asdict(trial) for trial in Ledger(f"sqlite:///{folder / 'study.db'}", name, must_exist=True).trials()]
     return [{key: value for key, value in trial.items() if key not in ("seconds", "finished")} for trial in trials]

@@ -28,7 +28,7 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 sys.path.insert(0, str(ROOT))
 
-from evolve.ledger import Ledger  # noqa: E402
+from evolve.storage.ledger import Ledger  # noqa: E402
 from evolve.trial import Trial  # noqa: E402
 from search_spaces.gene import Gene  # noqa: E402
 

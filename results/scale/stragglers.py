@@ -22,14 +22,14 @@ sys.path[:0] = [str(HERE.parents[1]), str(HERE)]
 
 from simulated import DOCUMENTS, OBJECTIVE, Cluster, quality, space_of  # noqa: E402
 
-from evolve.budget import Budget  # noqa: E402
-from evolve.config import Search  # noqa: E402
-from evolve.draws import Draws  # noqa: E402
-from evolve.ledger import Ledger  # noqa: E402
-from evolve.loop import search  # noqa: E402
+from evolve.config.budget import Budget  # noqa: E402
+from evolve.config.search_yaml import Search  # noqa: E402
 from evolve.optimizers import OPTIMIZERS  # noqa: E402
 from evolve.optimizers.optimizer import Problem  # noqa: E402
-from evolve.study import Study  # noqa: E402
+from evolve.search.draws import Draws  # noqa: E402
+from evolve.search.loop import search  # noqa: E402
+from evolve.search.study import Study  # noqa: E402
+from evolve.storage.ledger import Ledger  # noqa: E402
 from evolve.trial import Trial  # noqa: E402
 
 

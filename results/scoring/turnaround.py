@@ -100,10 +100,10 @@ def theirs(given: argparse.Namespace, tasks: Path, scratch: Path) -> list[float]
 
 def ours(given: argparse.Namespace, tasks: Path) -> list[dict[str, float]]:
     """Seconds by phase of each candidate, the first of them first."""
-    from evolve.config import SearchConfig
-    from evolve.evaluator import Evaluator
-    from evolve.setting import Setting
+    from evolve.config.search_yaml import SearchConfig
+    from evolve.preparation.setting import Setting
     from evolve.trial import Failure, Job
+    from evolve.workers.evaluator import Evaluator
 
     config = SearchConfig.model_validate(
         {

@@ -13,10 +13,10 @@ import numpy as np
 from families import Bench
 from recipes import Recipe
 
-from evolve.config import SearchConfig
-from evolve.evaluator import Evaluator
-from evolve.setting import Setting
+from evolve.config.search_yaml import SearchConfig
+from evolve.preparation.setting import Setting
 from evolve.trial import Failure, Job
+from evolve.workers.evaluator import Evaluator
 
 CANDIDATES: Mapping[str, int] = {"B9": 300}  # the budget, which is 100 elsewhere
 EACH = 32  # documents a skill that a candidate is scored on

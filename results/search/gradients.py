@@ -15,11 +15,11 @@ import statistics
 from pathlib import Path
 from typing import Any
 
-from evolve.config import SearchConfig
-from evolve.descent import RATIO, Settings, charge, descend
-from evolve.evaluator import Evaluator
-from evolve.executor import InProcess
+from evolve.config.search_yaml import SearchConfig
+from evolve.search.descent import RATIO, Settings, charge, descend
 from evolve.trial import Failure, Job
+from evolve.workers.evaluator import Evaluator
+from evolve.workers.executor import InProcess
 
 HERE = Path(__file__).parent
 MODELS = "tasks/demo/models"

@@ -15,8 +15,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from evolve import statistics
-from evolve.statistics import paired, paired_difference, resampled_means
+from evolve.statistics import paired as statistics
+from evolve.statistics.paired import paired, paired_difference, resampled_means
 
 Array = npt.NDArray[np.float64]
 Pair = tuple[Array, Array]

@@ -101,8 +101,8 @@ def relaxed(arena: Any) -> Any:
     from arena import OutOfBudget, configuration
     from arms import SIGMA, BestEver
 
-    from evolve.config import SearchConfig
-    from evolve.setting import Setting
+    from evolve.config.search_yaml import SearchConfig
+    from evolve.preparation.setting import Setting
 
     sizes = {"search": 2, "selection": 2, "report": 2}
     config = configuration(arena.bench, arena.seed, "bench", sizes, arena.folder)

@@ -15,21 +15,21 @@ from order import SPACE
 from recipes import Recipe
 
 from evolve import run as evolve_run
-from evolve.config import SearchConfig
-from evolve.descent import RATIO
-from evolve.evaluator import Evaluator
-from evolve.executor import InProcess
-from evolve.guard import storage_url
-from evolve.ledger import Ledger
-from evolve.preflight import Findings
+from evolve.config.search_yaml import SearchConfig
+from evolve.preparation.guard import storage_url
+from evolve.preparation.preflight import Findings
+from evolve.search.descent import RATIO
+from evolve.storage.ledger import Ledger
 from evolve.trial import Evaluation, Failure, Job
+from evolve.workers.evaluator import Evaluator
+from evolve.workers.executor import InProcess
 
 POOL, DOCUMENTS = 500, {"selection": 60, "report": 1000}  # a skill; the report's are for the claim, and not charged
 SEARCHING = 0.78  # of the budget; the rest is for finalists: twelve, or more where nothing can be told apart (C1)
 
 
 class Counting:
-    """In place of `evolve.start.LazyExecutor`: one worker in this process, which counts what it scores."""
+    """In place of `evolve.workers.start.LazyExecutor`: one worker in this process, which counts what it scores."""
 
     scored: ClassVar[Counter[str]] = Counter()
     faults: ClassVar[float] = 0.0  # share of merges that are broken on purpose, by their digest

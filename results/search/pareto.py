@@ -24,7 +24,7 @@ from ours import ours
 from recipes import Recipe, alone, over_depth
 from transformers.utils.logging import disable_progress_bar
 
-from evolve.front import hypervolume, lowest, not_dominated
+from evolve.search.front import hypervolume, lowest, not_dominated
 
 WEIGHTS = ((1.0, 1.0, 1.0), (4.0, 1.0, 1.0), (1.0, 4.0, 1.0), (1.0, 1.0, 4.0))  # of the skills, one search each
 

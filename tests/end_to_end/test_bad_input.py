@@ -18,7 +18,7 @@ import torch
 import yaml
 from safetensors.torch import load_file, save_file
 
-from evolve.ledger import Ledger
+from evolve.storage.ledger import Ledger
 from evolve.trial import Trial
 from tests.end_to_end.conftest import DEMO, Config, command, environment, evolve
 

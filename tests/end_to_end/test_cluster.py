@@ -27,10 +27,10 @@ STARTING = """
 import contextlib, sys
 from pathlib import Path
 import ray
-from evolve.config import load_config
-from evolve.fleet import Fleet
-from evolve.joining import connect
-from evolve.workers import Workers
+from evolve.config.search_yaml import load_config
+from evolve.workers.fleet import Fleet
+from evolve.workers.joining import connect
+from evolve.workers.sizing import Workers
 
 with contextlib.ExitStack() as stack:
     connect(sys.argv[2], None, stack)

@@ -18,7 +18,7 @@ import psutil
 import pytest
 import yaml
 
-from evolve.interruption import WAITING
+from evolve.workers.interruption import WAITING
 from tests.end_to_end.conftest import ROOT, Config, command, environment, evolve
 
 SearchFile = Callable[[Config], Path]

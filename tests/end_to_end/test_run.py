@@ -23,14 +23,14 @@ from engine.checkpoint import open_checkpoint
 from engine.merge import merge
 from engine.plan import plan
 from engine.recipe import Recipe
-from evolve.config import load_config
+from evolve.config.search_yaml import load_config
 from evolve.errors import RunError
-from evolve.items import Items
-from evolve.ledger import Ledger
-from evolve.remembering import Keys, score_of
-from evolve.setting import Setting
-from evolve.study import SEARCH
+from evolve.preparation.setting import Setting
+from evolve.search.study import SEARCH
+from evolve.storage.items import Items
+from evolve.storage.ledger import Ledger
 from evolve.trial import Job, Trial
+from evolve.workers.remembering import Keys, score_of
 from tasks.objective import Measures
 from tests.end_to_end.conftest import DEMO, ROOT, Config, command, environment, evolve
 

@@ -144,7 +144,7 @@ def test_threads_are_a_plain_number_or_not_asked_for(
 THREADS = """
 import os, sys, types
 from evolve.cli import app
-for name in ("merging", "status"):
+for name in ("by_hand.merging", "watching.status"):
     module = types.ModuleType(f"evolve.{name}")
     module.merge = module.status = lambda *_: print(os.environ["OMP_NUM_THREADS"])
     sys.modules[module.__name__] = module
@@ -178,12 +178,12 @@ def test_a_merge_computes_on_all_cores(arguments: list[str], value: str, threads
 WAITING = """
 import sys, types, time
 from evolve.cli import app
-module = types.ModuleType("evolve.status")
+module = types.ModuleType("evolve.watching.status")
 def status(*given):
     print("ready", flush=True)
     time.sleep(60)
 module.status = status
-sys.modules["evolve.status"] = module
+sys.modules["evolve.watching.status"] = module
 app(["status", "x"])
 """
 

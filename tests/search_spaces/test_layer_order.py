@@ -20,7 +20,7 @@ from engine.merge import merge
 from engine.plan import plan
 from engine.recipe import Recipe
 from engine.write import write_checkpoint
-from evolve.baselines import model_recipes
+from evolve.search.baselines import model_recipes
 from search_spaces import SPACES
 from search_spaces.assemble import Spec
 from search_spaces.bounds import Range

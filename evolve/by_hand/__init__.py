@@ -1,0 +1,1 @@
+"""What a person does without a search: merge, score, show the tables, convert a configuration."""

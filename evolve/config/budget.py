@@ -1,0 +1,56 @@
+"""The budget of a search: trials, hours and scored documents, whichever ends first."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Any
+
+from evolve.config.search_yaml import Search
+from evolve.trial import Trial
+
+
+@dataclass(frozen=True)
+class Budget:
+    trials: int
+    hours: float | None
+    documents: int | None
+    used_seconds: float  # by earlier starts of this run
+    started: float
+
+    @classmethod
+    def of(cls, search: Search, trials: Collection[Trial], starts: Collection[dict[str, Any]]) -> Budget:
+        """`starts` are the ledger's start events: an earlier start lasted until the last trial it finished."""
+        marks = sorted(event["at"] for event in starts)
+        used = 0.0
+        for start, end in zip(marks, [*marks[1:], time.time()], strict=False):
+            finished = [trial.finished for trial in trials if start <= trial.finished < end]
+            used += max(finished, default=start) - start
+        return cls(search.trials, search.hours, search.documents, used, time.time())
+
+    def used_up(self, trials: int, spent: int, each: int, begun: int = 0) -> str:
+        """What of it does not bear one candidate of `each` documents more; "" where all of it does. `begun`: candidates
+        of a generation that it cut short, whose documents are not in `spent`."""
+        if not self.candidates(min(trials, self.trials - 1)):
+            return f"search.hours ({self.hours:g}) are over"
+        if trials >= self.trials:
+            return f"search.trials ({self.trials}) is used up"
+        return "" if self.times(each, spent) > begun else f"search.documents ({self.documents}) is used up"
+
+    @property
+    def late(self) -> bool:
+        """Whether the hours are over, so that nothing is begun any more."""
+        hours = (self.used_seconds + time.time() - self.started) / 3600
+        return self.hours is not None and hours >= self.hours
+
+    def candidates(self, trials: int) -> int:
+        """How many more candidates may be evaluated now, where there are `trials` already."""
+        return 0 if self.late else max(0, self.trials - trials)
+
+    def times(self, each: int, spent: int) -> int:
+        """How many times `each` documents may still be scored after `spent` of them."""
+        if self.documents is None:
+            return sys.maxsize
+        return max(0, self.documents - spent) // max(1, each)

@@ -1,0 +1,1 @@
+"""The search: how it opens, climbs, asks, races and learns, with generations or without."""

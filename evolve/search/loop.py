@@ -1,0 +1,117 @@
+"""The search itself: ask, score what the ledger does not hold yet, record, tell.
+
+Resuming is replay. A fresh optimizer is told what the ledger holds, generation by generation, and goes on where it
+ends: the proposals depend on the seed and on what was told, never on workers or on interruptions. An asynchronous
+search has no generations (`evolve.search.stream`): it replays as well, but what it proposes depends on who answers
+first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from functools import partial
+from itertools import count
+
+from evolve.optimizers.optimizer import Optimizer, Problem, Steady
+from evolve.search.candidates import value_of
+from evolve.search.descent import Descent, Remember
+from evolve.search.opening import nothing_scored, opening
+from evolve.search.standing import NO_FLOORS, Floors, Standing
+from evolve.search.stream import Stream
+from evolve.search.study import SEARCH, Spent, Study, proposal
+from evolve.trial import Point, Trial
+
+GRADIENT = "gradient"  # the origin of points that a climb came to
+NEAR = 0.04  # first deviations around such a point, in units of the genes' ranges: its details are worth keeping
+Climb = Callable[[Point, Remember], Descent]
+
+
+def search(
+    study: Study,
+    make: Callable[[Problem], Optimizer],
+    problem: Problem,
+    *,
+    normalize: bool = False,
+    floors: Floors = NO_FLOORS,
+    climb: Climb | None = None,
+    over: Callable[[], bool] = lambda: False,
+    steady: Callable[[Optimizer], Steady] | None = None,
+) -> Point | None:
+    """Search until the budget is spent; returns the point that the optimizer believes in.
+
+    `problem`: what the optimizer is made from, but for the points to begin with. `climb`: by gradients, to where the
+    optimizer then begins. `over`: asked after every generation, whether to go on is in vain. `steady`: how the
+    optimizer goes without generations; None: it has them.
+    """
+    optimizer: Optimizer | None = None
+    with suppress(Spent):
+        opened = opening(study, normalize=normalize, floors=bool(floors), together=steady is not None)
+        standing = Standing(study.objective, floors)
+        standing.meet(study.trials)
+        starts, begin = opened.starts, replace(problem, mean=opened.mean)
+        if climb is not None and opened.foot is not None and study.goes_on:  # its points have to be scored
+            climbed = climb(opened.foot, partial(study.decide, "slopes"))
+            if climbed.points:
+                found = study.score([proposal(study, point, GRADIENT) for point in climbed.points])
+                standing.meet(found)
+                starts += found
+                begin = around_best(begin, starts, study, standing, climbed)
+        optimizer = make(replace(begin, start=tuple(trial.point for trial in starts)))
+        if steady is not None:
+            begin_with(optimizer, starts, standing)
+            Stream(study, steady(optimizer), standing, problem.population).run()
+        elif not over():
+            generations(study, optimizer, starts, standing, over)
+    return optimizer.recommend() if optimizer is not None else None
+
+
+def around_best(begin: Problem, starts: Sequence[Trial], study: Study, standing: Standing, climbed: Descent) -> Problem:
+    """Begin where the climb came to, in small steps, unless something else is better by a standard error: a climb has
+    seen more documents than a candidate."""
+    problem = replace(begin, importance=climbed.importance)
+    best = standing.best(study.trials)
+    there = standing.best([trial for trial in starts if trial.origin == GRADIENT])
+    if best is None or there is None:
+        return problem
+    weights = study.objective.weights
+    if value_of(there.parts, weights) + there.standard_error < value_of(best.parts, weights):
+        return problem
+    return replace(problem, mean=there.point, deviations=(NEAR,) * len(begin.genes))
+
+
+def generations(
+    study: Study,
+    optimizer: Optimizer,
+    starts: Sequence[Trial],
+    standing: Standing,
+    over: Callable[[], bool] = lambda: False,
+) -> None:
+    """Search with the optimizer until it has nothing to ask any more, or it is `over`.
+
+    `starts`: trials of the points that it was made to ask first. Raises Spent where the budget ends.
+    """
+    begin_with(optimizer, starts, standing)
+    rival = standing.best(starts) if study.draws.vary else None
+    for draw in count(1):
+        points = optimizer.ask()
+        if not points:
+            return
+        asked = [proposal(study, point, SEARCH) for point in points]
+        trials = study.score(asked, rival=rival, draw=draw)
+        if all(trial.failure for trial in study.trials):
+            raise nothing_scored(trials)
+        standing.meet(trials)
+        optimizer.tell(standing.told(trials))
+        for decision in optimizer.decisions():
+            study.note(decision)
+        if over():
+            return
+
+
+def begin_with(optimizer: Optimizer, starts: Sequence[Trial], standing: Standing) -> None:
+    """Tell the optimizer what came of the points that it was made to ask first."""
+    if starts:
+        optimizer.ask()
+        optimizer.tell(standing.told(starts))

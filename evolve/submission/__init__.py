@@ -1,0 +1,1 @@
+"""Runs on a cluster that is reached from outside: submit, follow, stop and fetch."""
