@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
+from functools import cached_property
 from typing import Annotated, Any
 
 import yaml
@@ -111,13 +113,22 @@ class Recipe(Frozen):
         )
         return dumped
 
-    @property
+    @cached_property
     def digest(self) -> str:
-        """sha256 of the canonical form: the same for 1 and 1.0, and for any order of keys."""
+        """sha256 of the canonical form: the same for 1 and 1.0, and for any order of keys.
+
+        Kept, since a search asks for it again and again, and with a thousand values it takes some ten milliseconds.
+        """
         plain = self._plain()
         plain.pop("name", None)  # what a merge is called changes nothing in it
         canonical = json.dumps(_canonical(plain), sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()
+
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Recipe:
+        """As pydantic has it; what was changed has a digest of its own."""
+        copied = super().model_copy(update=update, deep=deep)
+        copied.__dict__.pop("digest", None)
+        return copied
 
     @property
     def references(self) -> tuple[str, ...]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import combinations
 from pathlib import PurePosixPath
 from typing import Any
@@ -46,7 +47,7 @@ class Spec:
         """Of the models, the base first."""
         return tuple(labels(self.family.models).values())
 
-    @property
+    @cached_property
     def positions(self) -> tuple[str, ...]:
         return self.depth.positions(self.count, self.family.layers)
 

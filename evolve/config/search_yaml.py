@@ -240,9 +240,11 @@ def load_config(path: Path) -> SearchConfig:
 
 def describe(problem: Any) -> str:
     """One of pydantic's findings as `where: what, with the value; what to do`."""
-    keys = [part for part in problem["loc"] if not is_branch(part)]
+    unknown = problem["type"] == "extra_forbidden"
+    own = len(problem["loc"]) - unknown  # an unknown key may be called anything
+    keys = [part for place, part in enumerate(problem["loc"]) if place >= own or not is_branch(part)]
     where = "".join(f"[{key}]" if isinstance(key, int) else f".{key}" for key in keys).lstrip(".")
-    if problem["type"] == "extra_forbidden":
+    if unknown:
         known = known_keys(tuple(keys[:-1]))
         hint = nearest(str(keys[-1]), known) or f"; known here: {', '.join(known)}"
         return f"{where}: unknown key{hint}"

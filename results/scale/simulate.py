@@ -5,7 +5,8 @@
 
 Candidates take log-normal times (`--minutes` on average, sigma 0.6); what the driver does between two answers takes its
 processor time on the same clock, so that its slowness keeps workers waiting as it would. Utilisation is of the search
-after its opening, and of the whole run. Writes simulate.json and simulate.md beside itself.
+after its opening, and of the whole run. Writes simulate.json and simulate.md beside itself, where sizes that are not
+run keep their rows.
 """
 
 from __future__ import annotations
@@ -102,6 +103,10 @@ def simulated(genes: int, trials: int, arguments: argparse.Namespace) -> dict[st
     }
 
 
+def size_of(found: dict[str, Any]) -> tuple[int, int]:
+    return found["genes"], found["trials"]
+
+
 def row_of(found: dict[str, Any]) -> str:
     """Utilisation is counted to where the last candidate was begun: no search can fill its last minutes."""
     marks, end = found["marks"], found["end"]
@@ -152,15 +157,17 @@ def main() -> None:
     if arguments.one:
         print(json.dumps(simulated(*sizes[0], arguments)))
         return
-    rows = []
+    raw = HERE / "simulate.json"
+    kept = json.loads(raw.read_text()) if raw.exists() else []
     for genes, trials in sizes:
         general = [f"--{name}={getattr(arguments, name)}" for name in ("workers", "minutes", "population")]
         command = [sys.executable, __file__, "--one", *general, "--sizes", f"{genes}x{trials}"]
         done = subprocess.run(command, check=True, capture_output=True, text=True)
-        rows.append(json.loads(done.stdout.splitlines()[-1]))
-        print(row_of(rows[-1]), flush=True)
-        (HERE / "simulate.json").write_text("[\n" + ",\n".join(map(json.dumps, rows)) + "\n]\n")
-        (HERE / "simulate.md").write_text(table(rows, arguments))
+        found = json.loads(done.stdout.splitlines()[-1])
+        print(row_of(found), flush=True)
+        kept = sorted([*(row for row in kept if size_of(row) != size_of(found)), found], key=size_of)
+        raw.write_text("[\n" + ",\n".join(map(json.dumps, kept)) + "\n]\n")
+        (HERE / "simulate.md").write_text(table(kept, arguments))
 
 
 if __name__ == "__main__":

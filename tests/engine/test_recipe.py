@@ -34,6 +34,7 @@ def test_digest_is_of_the_meaning() -> None:
     assert Recipe.from_yaml(TEXT.replace("[1, 0.5]", "[1.0, 5.0e-1]")).digest == recipe.digest
     assert Recipe.from_yaml(TEXT + "seed: 1").digest != recipe.digest
     assert Recipe.from_yaml(TEXT.replace("0.9", "0.8")).digest != recipe.digest
+    assert recipe.model_copy(update={"seed": 1}).digest == Recipe.from_yaml(TEXT + "seed: 1").digest
 
 
 def test_mapping_form_of_a_model() -> None:

@@ -93,6 +93,8 @@ def test_a_whole_and_a_small_file_are_valid(tmp_path: Path) -> None:
         ("score/task", "score.task: unknown key; did you mean 'tasks'?"),
         ("score/tasks/1/wieght", "score.tasks[1].wieght: unknown key; did you mean 'weight'?"),
         ("score/documents/serach", "score.documents.serach: unknown key; did you mean 'search'?"),
+        ("str", "str: unknown key; known here: name, seed, models, space, score, search, run"),
+        ("<", "<: unknown key; known here: name, seed, models, space, score, search, run"),
         ("search/trails", "search.trails: unknown key; did you mean 'trials'?"),
         ("run/worker", "run.worker: unknown key; did you mean 'workers'?"),
     ],
