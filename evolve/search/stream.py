@@ -50,6 +50,7 @@ class Stream:
         self._whole: deque[Utilities] = deque(maxlen=WHOLE)
         self._first, self._generation = len(study.trials), study.generation
         self._running: dict[str, Runner] = {}  # by the recipe's digest
+        self._drawn = 0  # points of these
         self._onward: deque[Runner] = deque()
 
     def run(self) -> None:
@@ -77,7 +78,7 @@ class Stream:
     @property
     def _more(self) -> bool:
         """Whether the budget bears a candidate beside those that are running."""
-        return self._study.bears(sum(len(each.points) for each in self._running.values()))
+        return self._study.bears(self._drawn)
 
     def _next(self) -> Runner | None:
         """A recipe that nobody has scored; None where the budget bears none, or where all that is drawn is running."""
@@ -88,7 +89,9 @@ class Stream:
             scored, runner = self._study.scored(made.recipe), self._running.get(made.recipe.digest)
             if scored is not None:
                 self._add(copy_of(scored, self._candidate(made.point, made.recipe)))
-            elif runner is not None:
+                continue
+            self._drawn += 1
+            if runner is not None:
                 runner.points.append(made.point)
             else:
                 runner = self._running[made.recipe.digest] = Runner(made.recipe, [made.point])
@@ -109,6 +112,7 @@ class Stream:
             self._onward.append(runner)
             return
         del self._running[job.key]
+        self._drawn -= len(runner.points)
         self._end(runner, finish)
 
     def _is_behind(self, utilities: Utilities, place: int) -> bool:
