@@ -103,7 +103,9 @@ class RayExecutor:
         while self._fleet.idle and dispatch.more:
             tried = dispatch.next()
             if tried is not None:
-                seat = self._fleet.idle.pop()  # the one that has just finished may hold this candidate's weights
+                # The one that has just finished may hold this candidate's weights. What was lost with a machine goes
+                # to the one that is free for longest: the newest machine may be the next to be taken away.
+                seat = self._fleet.idle.pop(0 if tried.losses else -1)
                 due = time.monotonic() + self._limit.seconds(tried.job)
                 busy[seat.evaluate(tried)] = Busy(seat, tried, due)
 
