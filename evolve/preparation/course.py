@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from engine.methods import METHODS
 from evolve.optimizers import OPTIMIZERS
 from evolve.preparation.setting import Setting
-from evolve.search.descent import CHANCE, Descent, Remember, descend
+from evolve.search.descent import CHANCE, DEFAULTS, Descent, Remember, descend
 from evolve.search.draws import Draws
 from evolve.search.loop import Climb, search
 from evolve.search.opening import START
+from evolve.search.spread import FIRST_STEPS, LEANING_STEPS, leant_to
 from evolve.search.study import Study
 from evolve.search.worth import Worth
 from evolve.trial import Point
@@ -89,7 +90,10 @@ def climb_of(setting: Setting, study: Study, log: Log) -> Climb | None:
     if not climbs(setting):
         return None
 
-    def climb(start: Point, remember: Remember) -> Descent:
+    def climb(start: Point, remember: Remember, weights: Mapping[str, float] | None) -> Descent:
+        most = DEFAULTS.most
+        if setting.problem.objectives > 1:
+            most = FIRST_STEPS if weights is None else LEANING_STEPS
         documents, seed, climbed = search_documents(setting), setting.config.seed, climbed_by(setting.objective)
         found = descend(
             space,
@@ -99,12 +103,13 @@ def climb_of(setting: Setting, study: Study, log: Log) -> Climb | None:
             documents,
             seed,
             remember=remember,
+            settings=replace(DEFAULTS, most=most),
             scoring=study.draws.size,
-            weights=study.objective.weights,
+            weights=weights or study.objective.weights,
             tell=log.note,
             climbed=climbed,
         )
-        log.say(summary(found, climbed))
+        log.say(summary(found, climbed, leant_to(weights, study.objective.weights)))
         return found
 
     return climb
@@ -124,13 +129,14 @@ def climbed_by(objective: Objective) -> str:
     return CHANCE if chances else "log-likelihood of the right answers" if likely else "value of what is climbed"
 
 
-def summary(found: Descent, climbed: str) -> str:
-    """How a climb went, in a line."""
+def summary(found: Descent, climbed: str, towards: str) -> str:
+    """How a climb went, in a line. `towards`: the task that it leant to, or ""."""
+    gradients = f"gradients towards {towards}" if towards else "gradients"
     if not found.steps:
-        return f"gradients: no step was made: {found.reason}"
+        return f"{gradients}: no step was made: {found.reason}"
     first, last = found.steps[0].value, found.steps[-1].value
     return (
-        f"gradients: {climbed} {first:.3f} at first, {last:.3f} after {len(found.steps)} steps; ended: {found.reason}"
+        f"{gradients}: {climbed} {first:.3f} at first, {last:.3f} after {len(found.steps)} steps; ended: {found.reason}"
     )
 
 

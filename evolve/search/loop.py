@@ -8,7 +8,7 @@ first.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
@@ -18,14 +18,18 @@ from evolve.optimizers.optimizer import Optimizer, Problem, Steady
 from evolve.search.candidates import value_of
 from evolve.search.descent import Descent, Remember
 from evolve.search.opening import nothing_scored, opening
+from evolve.search.spread import between, leanings
 from evolve.search.standing import NO_FLOORS, Floors, Standing
 from evolve.search.stream import Stream
 from evolve.search.study import SEARCH, Spent, Study, proposal
 from evolve.trial import Point, Trial
 
 GRADIENT = "gradient"  # the origin of points that a climb came to
+LEANING = "leaning gradient"  # likewise, where it leant towards one task
+BETWEEN = "between gradients"  # of points between those
 NEAR = 0.04  # first deviations around such a point, in units of the genes' ranges: its details are worth keeping
-Climb = Callable[[Point, Remember], Descent]
+Climb = Callable[[Point, Remember, Mapping[str, float] | None], Descent]
+"""(start, remember, weights of the tasks or None for the objective's) -> where a climb came to."""
 
 
 def search(
@@ -52,12 +56,12 @@ def search(
         standing.meet(study.trials)
         starts, begin = opened.starts, replace(problem, mean=opened.mean)
         if climb is not None and opened.foot is not None and study.goes_on:  # its points have to be scored
-            climbed = climb(opened.foot, partial(study.decide, "slopes"))
+            climbed = climb(opened.foot, partial(study.decide, "slopes"), None)
             if climbed.points:
-                found = study.score([proposal(study, point, GRADIENT) for point in climbed.points])
-                standing.meet(found)
-                starts += found
+                starts += climbed_to(climbed.points, study, standing, GRADIENT)
                 begin = around_best(begin, starts, study, standing, climbed)
+                if problem.objectives > 1:
+                    starts += front_of_climbs(climbed.points[-1], climb, study, standing)
         optimizer = make(replace(begin, start=tuple(trial.point for trial in starts)))
         if steady is not None:
             begin_with(optimizer, starts, standing)
@@ -79,6 +83,24 @@ def around_best(begin: Problem, starts: Sequence[Trial], study: Study, standing:
     if value_of(there.parts, weights) + there.standard_error < value_of(best.parts, weights):
         return problem
     return replace(problem, mean=there.point, deviations=(NEAR,) * len(begin.genes))
+
+
+def climbed_to(points: Sequence[Point], study: Study, standing: Standing, origin: str) -> list[Trial]:
+    """The trials of points that climbs came to."""
+    found = study.score([proposal(study, point, origin) for point in points])
+    standing.meet(found)
+    return found
+
+
+def front_of_climbs(center: Point, climb: Climb, study: Study, standing: Standing) -> list[Trial]:
+    """The trials of climbs that lean towards each task, from `center` on, and of what lies between."""
+    ends, trials = [center], list[Trial]()
+    for weights in leanings(study.objective.weights):
+        points = climb(center, partial(study.decide, "slopes"), weights).points
+        if points:
+            trials += climbed_to(points, study, standing, LEANING)
+            ends.append(points[-1])
+    return trials + climbed_to(between(ends), study, standing, BETWEEN)
 
 
 def generations(
