@@ -11,7 +11,7 @@ from evolve.preparation.course import climbs, draws_of, search_documents
 from evolve.preparation.preflight import Findings, check_weights, preflight
 from evolve.preparation.setting import Setting
 from evolve.search.baselines import model_recipes, opening_merges
-from evolve.search.descent import most_charged
+from evolve.search.steps import most_charged
 from evolve.trial import Failure, Job
 from evolve.workers.evaluator import Evaluator
 from evolve.workers.start import local_device

@@ -9,11 +9,12 @@ from typing import Protocol
 from engine.methods import METHODS
 from evolve.optimizers import OPTIMIZERS
 from evolve.preparation.setting import Setting
-from evolve.search.descent import CHANCE, DEFAULTS, Descent, Remember, descend
+from evolve.search.descent import CHANCE, Descent, Reached, Remember, descend
 from evolve.search.draws import Draws
 from evolve.search.loop import Climb, search
 from evolve.search.opening import START
 from evolve.search.spread import FIRST_STEPS, LEANING_STEPS, leant_to
+from evolve.search.steps import DEFAULTS
 from evolve.search.study import Study
 from evolve.search.worth import Worth
 from evolve.trial import Point
@@ -90,7 +91,7 @@ def climb_of(setting: Setting, study: Study, log: Log) -> Climb | None:
     if not climbs(setting):
         return None
 
-    def climb(start: Point, remember: Remember, weights: Mapping[str, float] | None) -> Descent:
+    def climb(start: Point, remember: Remember, weights: Mapping[str, float] | None, reached: Reached) -> Descent:
         most = DEFAULTS.most
         if setting.problem.objectives > 1:
             most = FIRST_STEPS if weights is None else LEANING_STEPS
@@ -108,6 +109,7 @@ def climb_of(setting: Setting, study: Study, log: Log) -> Climb | None:
             weights=weights or study.objective.weights,
             tell=log.note,
             climbed=climbed,
+            reached=reached,
         )
         log.say(summary(found, climbed, leant_to(weights, study.objective.weights)))
         return found

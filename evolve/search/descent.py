@@ -4,64 +4,39 @@ The derivative by every weight of a recipe costs one pass forward and backward o
 there are (`evolve.workers.slopes`). Adam (Kingma and Ba 2015, arXiv:1412.6980, algorithm 1) walks on it in the unit
 cube. What is climbed is not the metric itself (see `tasks.slope`), so that its points are proposals like any others:
 scored, and dropped where they are no better.
-
-A document of a step is charged as RATIO scored ones. Measured in processor time on one thread, steps of 8 documents a
-task beside scoring 16 to 32 a task: 3.8 on models of the demo's size (1M parameters, float32, five tasks of short
-answers), 4.5 on a 135M model in bfloat16, where the backward pass itself is slow.
 """
 
 from __future__ import annotations
 
 import math
-import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import pairwise
 from typing import Any
 
 from engine.checkpoint import Checkpoint
+from evolve.search.steps import DEFAULTS, Ids, Settings, batches, charge, epoch, steps_of
 from evolve.search.study import Spent
 from evolve.trial import Failure, Job, Point
 from evolve.workers.executor import Executor
 from search_spaces.sensitivity import Sensitivity, has_slope
 from search_spaces.space import SearchSpace
 
-RATIO = 4.5  # the dearer of the two
 SPACING = 20  # steps between two points that are worth scoring
 TAIL = 8  # steps whose mean such a point is
-FEWEST = 10  # steps that a climb may take, however few documents there are
 SHORTEST = 4  # steps that are compared with as many before them
 NOT_FINITE = "not finite"  # the kind of failures that are found when documents are scored
 FAILURES = 3  # in a row, each halfway back from the last, after which a climb ends
 UNAFFORDABLE = "the budget bears no more"
 LEAST = 0.005  # what a round has to gain: of a chance, half a point
-Ids = Mapping[str, Sequence[int]]  # task -> documents
 Facts = Callable[[], dict[str, Any]]
 Remember = Callable[[Facts, int], Mapping[str, Any]]
 """(facts, documents) -> what a step found out: `facts()`, or what is on record of it; of `documents`, the most that it
 may take, those are charged that the facts tell as their `documents`."""
+Reached = Callable[[Point], bool]
+"""Told of a point that is worth scoring as soon as a climb has come there; whether to climb on is in vain."""
+IN_VAIN = "nothing that it came to is better than what the search began with"
 CHANCE = "chance of a right answer"
-
-
-@dataclass(frozen=True)
-class Settings:
-    """How it is climbed. `step`: of Adam, in units of a weight, not of its range; after n of them it is shorter by
-    sqrt(1 + n / `decay`), so that a longer climb begins like a shorter one. `batch`: documents of each task a step.
-    `most`: steps; `rounds`: through the documents, after which few are learned by heart (but FEWEST steps at least);
-    `patience`: epochs without a better one after which it ends."""
-
-    step: float = 0.05
-    batch: int = 8
-    first: float = 0.9  # decay of the gradient's mean
-    second: float = 0.99  # of its mean square
-    decay: float = 8.0
-    most: int = 80
-    rounds: float = 2.5
-    patience: int = 1
-
-
-DEFAULTS = Settings()
 
 
 @dataclass(frozen=True)
@@ -102,14 +77,15 @@ def descend(
     weights: Mapping[str, float] | None = None,
     tell: Callable[[str], None] = lambda _: None,
     climbed: str = CHANCE,
+    reached: Reached = lambda _: False,
 ) -> Descent:
     """Climb from `start`, by steps over a few of the search `documents` at a time, until that helps no more.
 
     Everything is a function of the arguments and of what `remember` returns, so that a climb that was interrupted is
     walked again from the record. Where a recipe answers with numbers that are not finite, the next step is halfway
     back. A recipe that has no slopes ends it, with what was found until then, and so does a budget that does not bear
-    one step more and then `scoring` documents for each point: that is on record too, so that a larger budget does not
-    move what came after it.
+    one step more and then `scoring` documents for the next point: that is on record too, so that a larger budget does
+    not move what came after it. Points are `reached` after every SPACING steps, and at the end.
 
     `weights`: of the tasks; None: the configuration's. `tell` hears of steps as they are made, of those on record
     nothing; `climbed`: what their value is called.
@@ -118,15 +94,19 @@ def descend(
     """
     settings = replace(settings, most=steps_of(documents, settings))
     sensitivity, walker = Sensitivity(space, checkpoints), Adam(space, start, settings)
-    steps: list[Step] = []
+    steps, points = list[Step](), list[Point]()
+
+    def arrives() -> bool:
+        points.append(whereabouts(steps, walker.point))
+        return reached(points[-1])
+
     charged, failed, reason = 0, 0, f"{settings.most} steps are the most"
     taken = batches(documents, settings, seed)
     while len(steps) < len(taken):
         batch = taken[len(steps)]
         cost, name = charge(batch), f"gradient step {len(steps) + 1} of {settings.most}, {climbed}"
         found = partial(slopes_at, space, walker.point, executor, sensitivity, batch, weights)
-        wanted = cost + scoring * len(stops(len(steps) + 1))
-        facts = within_budget(remember, partial(told, found, name, tell), wanted)
+        facts = within_budget(remember, partial(told, found, name, tell), cost + scoring)
         charged += facts["documents"]
         if facts["failure"]:
             failed += 1
@@ -144,7 +124,12 @@ def descend(
         if ended(steps, documents, settings):
             reason = "it rises no more"
             break
-    return Descent(tuple(steps), means(steps, walker.point, settings), importance(steps, space), charged, reason)
+        if len(steps) % SPACING == 0 and len(steps) < len(taken) and arrives():
+            reason = IN_VAIN
+            break
+    if len(steps) > SPACING * len(points):
+        arrives()
+    return Descent(tuple(steps), tuple(points), importance(steps, space), charged, reason)
 
 
 def within_budget(remember: Remember, facts: Facts, documents: int) -> Mapping[str, Any]:
@@ -187,46 +172,6 @@ def slopes_at(
             return {"failure": "the gradient is not finite", "passing": True, "documents": cost}
         return {"failure": None, "value": found.value, "gradient": list(gradient), "documents": cost}
     return {"failure": "the job was not done", "documents": 0}
-
-
-def charge(batch: Ids) -> int:
-    """What a step over these documents costs, in scored documents."""
-    return math.ceil(RATIO * sum(map(len, batch.values())))
-
-
-def most_charged(documents: Ids, settings: Settings = DEFAULTS) -> int:
-    """What a climb costs if it makes all its steps, in scored documents."""
-    return sum(map(charge, batches(documents, replace(settings, most=steps_of(documents, settings)), 0)))
-
-
-def batches(documents: Ids, settings: Settings, seed: int) -> list[dict[str, tuple[int, ...]]]:
-    """The documents of every step: of each task about `batch` that were not taken yet, until all were; then anew.
-
-    A task's documents are shuffled for every round and cut into parts as equal as they can be.
-    """
-    taken: list[dict[str, tuple[int, ...]]] = [{} for _ in range(settings.most)]
-    for task, ids in documents.items():
-        drawn = random.Random(f"{seed} {task}")
-        parts: list[tuple[int, ...]] = []
-        while ids and len(parts) < settings.most:
-            order, count = list(ids), epoch(len(ids), settings)
-            drawn.shuffle(order)
-            edges = [place * len(order) // count for place in range(count + 1)]
-            parts += [tuple(sorted(order[first:last])) for first, last in pairwise(edges)]
-        for batch, part in zip(taken, parts, strict=False):
-            batch[task] = part
-    return taken
-
-
-def steps_of(documents: Ids, settings: Settings) -> int:
-    """How many steps there are at most."""
-    longest = max((epoch(len(ids), settings) for ids in documents.values()), default=1)
-    return min(settings.most, max(FEWEST, int(settings.rounds * longest)))
-
-
-def epoch(count: int, settings: Settings) -> int:
-    """Steps in which so many documents of a task are all taken once."""
-    return max(1, round(count / settings.batch))
 
 
 class Adam:
@@ -273,15 +218,10 @@ def ended(steps: Sequence[Step], documents: Ids, settings: Settings) -> bool:
     return len(rounds) > patience and max(rounds[-patience:]) <= max(rounds[:-patience]) + LEAST
 
 
-def means(steps: Sequence[Step], last: Point, settings: Settings) -> tuple[Point, ...]:
-    """The points worth scoring: after every SPACING steps, and at the end, the mean of the last TAIL points."""
-    walked = [*(step.point for step in steps[1:]), *([last] if steps else [])]
-    return tuple(mean(walked[max(stop // 2, stop - TAIL) : stop]) for stop in stops(len(walked)))
-
-
-def stops(steps: int) -> list[int]:
-    """After how many of these steps there are points worth scoring."""
-    return sorted({*range(SPACING, steps + 1, SPACING), steps} - {0})
+def whereabouts(steps: Sequence[Step], last: Point) -> Point:
+    """Where a climb is: the mean of its last TAIL points, or of the second half where there are fewer."""
+    walked = [*(step.point for step in steps[1:]), last]
+    return mean(walked[max(len(walked) // 2, len(walked) - TAIL) :])
 
 
 def mean(points: Sequence[Point]) -> Point:

@@ -16,20 +16,21 @@ from itertools import count
 
 from evolve.optimizers.optimizer import Optimizer, Problem, Steady
 from evolve.search.candidates import value_of
-from evolve.search.descent import Descent, Remember
+from evolve.search.descent import IN_VAIN, Descent, Reached, Remember
 from evolve.search.opening import nothing_scored, opening
 from evolve.search.spread import between, leanings
 from evolve.search.standing import NO_FLOORS, Floors, Standing
 from evolve.search.stream import Stream
 from evolve.search.study import SEARCH, Spent, Study, proposal
+from evolve.search.worth import champions
 from evolve.trial import Point, Trial
 
 GRADIENT = "gradient"  # the origin of points that a climb came to
 LEANING = "leaning gradient"  # likewise, where it leant towards one task
 BETWEEN = "between gradients"  # of points between those
 NEAR = 0.04  # first deviations around such a point, in units of the genes' ranges: its details are worth keeping
-Climb = Callable[[Point, Remember, Mapping[str, float] | None], Descent]
-"""(start, remember, weights of the tasks or None for the objective's) -> where a climb came to."""
+Climb = Callable[[Point, Remember, Mapping[str, float] | None, Reached], Descent]
+"""(start, remember, weights of the tasks or None for the objective's, reached) -> how a climb went."""
 
 
 def search(
@@ -56,9 +57,15 @@ def search(
         standing.meet(study.trials)
         starts, begin = opened.starts, replace(problem, mean=opened.mean)
         if climb is not None and opened.foot is not None and study.goes_on:  # its points have to be scored
-            climbed = climb(opened.foot, partial(study.decide, "slopes"), None)
+
+            def reached(point: Point) -> bool:
+                starts.extend(scored([point], study, standing, GRADIENT))
+                return not leads(study) and over()
+
+            climbed = climb(opened.foot, partial(study.decide, "slopes"), None, reached)
+            if climbed.reason == IN_VAIN:
+                return None
             if climbed.points:
-                starts += climbed_to(climbed.points, study, standing, GRADIENT)
                 begin = around_best(begin, starts, study, standing, climbed)
                 if problem.objectives > 1:
                     starts += front_of_climbs(climbed.points[-1], climb, study, standing)
@@ -85,8 +92,16 @@ def around_best(begin: Problem, starts: Sequence[Trial], study: Study, standing:
     return replace(problem, mean=there.point, deviations=(NEAR,) * len(begin.genes))
 
 
-def climbed_to(points: Sequence[Point], study: Study, standing: Standing, origin: str) -> list[Trial]:
-    """The trials of points that climbs came to."""
+def leads(study: Study) -> bool:
+    """Whether the best that was searched is ahead of what the search began with, by a standard error."""
+    pair, weights = champions(study.trials, study.objective), study.objective.weights
+    if pair is None:
+        return False
+    searched, plain = pair
+    return value_of(searched.parts, weights) - value_of(plain.parts, weights) > searched.standard_error
+
+
+def scored(points: Sequence[Point], study: Study, standing: Standing, origin: str) -> list[Trial]:
     found = study.score([proposal(study, point, origin) for point in points])
     standing.meet(found)
     return found
@@ -95,12 +110,14 @@ def climbed_to(points: Sequence[Point], study: Study, standing: Standing, origin
 def front_of_climbs(center: Point, climb: Climb, study: Study, standing: Standing) -> list[Trial]:
     """The trials of climbs that lean towards each task, from `center` on, and of what lies between."""
     ends, trials = [center], list[Trial]()
+
+    def reached(point: Point) -> bool:
+        trials.extend(scored([point], study, standing, LEANING))
+        return False
+
     for weights in leanings(study.objective.weights):
-        points = climb(center, partial(study.decide, "slopes"), weights).points
-        if points:
-            trials += climbed_to(points, study, standing, LEANING)
-            ends.append(points[-1])
-    return trials + climbed_to(between(ends), study, standing, BETWEEN)
+        ends += climb(center, partial(study.decide, "slopes"), weights, reached).points[-1:]
+    return trials + scored(between(ends), study, standing, BETWEEN)
 
 
 def generations(

@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from evolve.config.search_yaml import SearchConfig
-from evolve.search.descent import RATIO, Settings, charge, descend
+from evolve.search.descent import descend
+from evolve.search.steps import RATIO, Settings, charge
 from evolve.trial import Failure, Job
 from evolve.workers.evaluator import Evaluator
 from evolve.workers.executor import InProcess

@@ -18,7 +18,7 @@ from evolve import run as evolve_run
 from evolve.config.search_yaml import SearchConfig
 from evolve.preparation.guard import storage_url
 from evolve.preparation.preflight import Findings
-from evolve.search.descent import RATIO
+from evolve.search.steps import RATIO
 from evolve.storage.ledger import Ledger
 from evolve.trial import Evaluation, Failure, Job
 from evolve.workers.evaluator import Evaluator

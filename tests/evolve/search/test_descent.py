@@ -15,9 +15,11 @@ from evolve.config.search_yaml import SearchConfig
 from evolve.optimizers import OPTIMIZERS
 from evolve.preparation.course import climbed_by, summary
 from evolve.preparation.setting import Setting
-from evolve.search.descent import RATIO, Descent, Remember, Settings, Step, batches, charge, descend, ended
+from evolve.search import descent
+from evolve.search.descent import Descent, Reached, Remember, Step, descend, ended
 from evolve.search.draws import Draws
 from evolve.search.loop import search
+from evolve.search.steps import RATIO, Settings, batches, charge
 from evolve.search.study import Study
 from evolve.storage.ledger import Ledger
 from evolve.trial import Evaluation, Failure, Job, Point, Trial
@@ -77,6 +79,7 @@ def climb(
     settings: Settings = FEW,
     tell: Callable[[str], None] = silent,
     executor: Executor | None = None,
+    reached: Reached = lambda _: False,
 ) -> Descent:
     setting: Setting = evaluator._setting
     ids = {task: [each.id for each in its] for task, its in setting.prepared.requests("search").items()}
@@ -91,6 +94,7 @@ def climb(
         remember=record,
         settings=settings,
         tell=tell,
+        reached=reached,
     )
 
 
@@ -115,6 +119,25 @@ def test_it_rises_and_is_walked_again_from_the_record(evaluator: Evaluator) -> N
     assert float(heard[-1].split()[-1]) == pytest.approx(first.steps[-1].value, abs=1e-3)
 
 
+def test_it_ends_where_climbing_on_is_in_vain(evaluator: Evaluator, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = climb(evaluator, Record())
+    monkeypatch.setattr(descent, "SPACING", 2)
+    seen: list[Point] = []
+
+    def reached(point: Point) -> bool:
+        seen.append(point)
+        return len(seen) == 2
+
+    found = climb(evaluator, Record(), reached=reached)
+    assert found.reason == descent.IN_VAIN
+    assert found.steps == whole.steps[:4]
+    assert list(found.points) == seen
+    every = climb(evaluator, Record())
+    assert [len(each.points) for each in (whole, every)] == [1, 3]
+    assert every.points[:2] == found.points
+    assert every.points[2] == whole.points[0]
+
+
 def test_a_climb_that_the_budget_ends_is_not_lost(evaluator: Evaluator, tmp_path: Path) -> None:
     setting = evaluator._setting
     documents = {task: tuple(each.id for each in its) for task, its in setting.prepared.requests("search").items()}
@@ -133,7 +156,7 @@ def test_a_climb_that_the_budget_ends_is_not_lost(evaluator: Evaluator, tmp_path
             check=lambda: None,
         )
 
-        def climb(start: Point, remember: Remember) -> Descent:
+        def climb(start: Point, remember: Remember, weights: object, reached: Reached) -> Descent:
             before.append(study.documents)
             scoring = study.draws.size
             climbs.append(
@@ -147,6 +170,7 @@ def test_a_climb_that_the_budget_ends_is_not_lost(evaluator: Evaluator, tmp_path
                     remember=remember,
                     settings=FEW,
                     scoring=scoring,
+                    reached=reached,
                 )
             )
             return climbs[-1]
@@ -205,7 +229,7 @@ def test_what_has_no_slopes_ends_it() -> None:
     assert found.steps == found.points == ()
     assert found.charged == record.documents == 0
     assert "sce" in found.reason
-    assert summary(found, "chance") == f"gradients: no step was made: {found.reason}"
+    assert summary(found, "chance", "") == f"gradients: no step was made: {found.reason}"
 
 
 def test_every_document_is_taken_once_a_round() -> None:

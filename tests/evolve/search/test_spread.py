@@ -12,7 +12,7 @@ from evolve.config.budget import Budget
 from evolve.config.search_yaml import Search
 from evolve.optimizers import OPTIMIZERS
 from evolve.optimizers.optimizer import Problem
-from evolve.search.descent import Descent, Remember
+from evolve.search.descent import IN_VAIN, Descent, Reached, Remember
 from evolve.search.draws import Draws
 from evolve.search.loop import search
 from evolve.search.spread import LEAN, between, leanings, leant_to
@@ -69,24 +69,27 @@ class Watcher:
     def finished(self, trial: Trial) -> None: ...
 
 
-def start(folder: Path, objectives: int, trials: int) -> tuple[list[Trial], list[Mapping[str, float] | None]]:
+def start(
+    folder: Path, objectives: int, trials: int, over: bool = False
+) -> tuple[list[Trial], list[Mapping[str, float] | None]]:
     """One start of a search in `folder` whose climbs go a tenth up each gene of the task that they lean to."""
     ledger = Ledger(f"sqlite:///{folder / 'study.db'}", "run")
     asked: list[Mapping[str, float] | None] = []
 
-    def climb(begin: Point, remember: Remember, weights: Mapping[str, float] | None) -> Descent:
+    def climb(begin: Point, remember: Remember, weights: Mapping[str, float] | None, reached: Reached) -> Descent:
         remember(lambda: {"failure": None, "documents": 0}, 0)
         asked.append(weights)
         place = len(asked) - 1
         point = tuple(min(1.0, x + 0.1) if i == place else x for i, x in enumerate(begin))
-        return Descent((), (point,), (1.0,) * len(begin), 0, "it rises no more")
+        ends = IN_VAIN if reached(point) else "it rises no more"
+        return Descent((), (point,), (1.0,) * len(begin), 0, ends)
 
     budget = Budget.of(Search(trials=trials), ledger.trials(), ledger.events("start"))
     draws = Draws({task: tuple(range(4)) for task in WEIGHTS}, 0, raced=False)
     study = Study(SPACE, Weighed(), ledger, budget, OBJECTIVE, draws, watcher=Watcher(), check=lambda: None)  # type: ignore[arg-type]
     name = "nsga2" if objectives > 1 else "cma"
     problem = Problem(SPACE.genes, (), 0, 4, objectives=objectives)
-    search(study, OPTIMIZERS[name].make, problem, climb=climb)
+    search(study, OPTIMIZERS[name].make, problem, climb=climb, over=lambda: over)
     return study.recorded, asked
 
 
@@ -107,6 +110,13 @@ def test_one_objective_is_climbed_once(tmp_path: Path) -> None:
     trials, asked = start(tmp_path, 1, 20)
     assert asked == [None]
     assert not [trial for trial in trials if trial.origin in ("leaning gradient", "between gradients")]
+
+
+def test_a_climb_in_vain_ends_the_search(tmp_path: Path) -> None:
+    trials, asked = start(tmp_path, 1, 20, over=True)
+    assert asked == [None]
+    assert trials[-1].origin == "gradient"
+    assert len(trials) < 20
 
 
 def test_what_a_climb_came_to_is_a_recipe_of_the_space(tmp_path: Path) -> None:
