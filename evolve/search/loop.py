@@ -16,9 +16,9 @@ from itertools import count
 
 from evolve.optimizers.optimizer import Optimizer, Problem, Steady
 from evolve.search.candidates import value_of
-from evolve.search.descent import IN_VAIN, Descent, Reached, Remember
-from evolve.search.opening import nothing_scored, opening
-from evolve.search.spread import between, leanings
+from evolve.search.descent import IN_VAIN, Descent, Reached, Remember, mean
+from evolve.search.opening import best_model, nothing_scored, opening
+from evolve.search.spread import between, leanings, leant_to
 from evolve.search.standing import NO_FLOORS, Floors, Standing
 from evolve.search.stream import Stream
 from evolve.search.study import SEARCH, Spent, Study, proposal
@@ -108,15 +108,18 @@ def scored(points: Sequence[Point], study: Study, standing: Standing, origin: st
 
 
 def front_of_climbs(center: Point, climb: Climb, study: Study, standing: Standing) -> list[Trial]:
-    """The trials of climbs that lean towards each task, from `center` on, and of what lies between."""
+    """The trials of climbs that lean towards each task, and of what lies between. Each begins halfway from `center` to
+    the model that is best at its task."""
     ends, trials = [center], list[Trial]()
 
     def reached(point: Point) -> bool:
         trials.extend(scored([point], study, standing, LEANING))
         return False
 
-    for weights in leanings(study.objective.weights):
-        ends += climb(center, partial(study.decide, "slopes"), weights, reached).points[-1:]
+    objective = study.objective.weights
+    for weights in leanings(objective):
+        beside = best_model(study, leant_to(weights, objective))
+        ends += climb(mean([center, beside or center]), partial(study.decide, "slopes"), weights, reached).points[-1:]
     return trials + scored(between(ends), study, standing, BETWEEN)
 
 

@@ -115,6 +115,14 @@ def best_place(study: Study, places: Mapping[int, Point | None]) -> Point | None
     return places[best.id] if best is not None else None
 
 
+def best_model(study: Study, task: str) -> Point | None:
+    """Where the source lies that is best at the task; None where it lies outside of the space."""
+    sources = study.space.spec.family.sources
+    found = study.trials[1 : 1 + len(sources)]  # an opening begins with the base and the sources
+    known = [(trial.parts[task], model) for trial, model in zip(found, sources, strict=True) if trial.parts]
+    return mixture_point(study.space, {max(known)[1]: 1.0}) if known else None
+
+
 def place_of(name: str, space: SearchSpace) -> Point | None:
     """Where a plain merge lies in a space of task arithmetic alone, whose start has some of them too; else None."""
     sources = space.spec.family.sources

@@ -14,7 +14,7 @@ from evolve.search.descent import mean
 from evolve.trial import Point
 
 LEAN = 4.0  # times its share: the weight of the task that a climb leans to
-FIRST_STEPS = 16  # at most, of the climb by the sum of the tasks: there is one more for each of them
+FIRST_STEPS = 10  # at most, of the climb by the sum of the tasks: there is one more for each of them
 LEANING_STEPS = 8  # of one that leans
 
 
