@@ -9,7 +9,7 @@ from typing import Protocol
 from engine.methods import METHODS
 from evolve.optimizers import OPTIMIZERS
 from evolve.preparation.setting import Setting
-from evolve.search.descent import CHANCE, Descent, Reached, Remember, descend
+from evolve.search.descent import CHANCE, TAIL, Descent, Reached, Remember, descend
 from evolve.search.draws import Draws
 from evolve.search.loop import Climb, search
 from evolve.search.opening import START
@@ -136,9 +136,12 @@ def summary(found: Descent, climbed: str, towards: str) -> str:
     gradients = f"gradients towards {towards}" if towards else "gradients"
     if not found.steps:
         return f"{gradients}: no step was made: {found.reason}"
-    first, last = found.steps[0].value, found.steps[-1].value
+    # A single step's documents may be easier or harder than those of another.
+    some = min(TAIL, (len(found.steps) + 1) // 2)
+    first, last = (sum(step.value for step in part) / some for part in (found.steps[:some], found.steps[-some:]))
     return (
-        f"{gradients}: {climbed} {first:.3f} at first, {last:.3f} after {len(found.steps)} steps; ended: {found.reason}"
+        f"{gradients}: {climbed} {first:.3f} over the first {some} of {len(found.steps)} steps, {last:.3f} over the last "
+        f"{some}; ended: {found.reason}"
     )
 
 

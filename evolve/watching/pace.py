@@ -48,25 +48,33 @@ def pace_of(trials: Sequence[Trial], events: Sequence[Event], search: Search, wo
     recent = sorted(
         (each for each in trials if begun is None or each.finished >= begun), key=lambda each: each.finished
     )
-    shown = recent[-max(FEWEST, LAPS * (workers or 0)) :]
-    candidates, documents = rates(shown)
+    candidates, documents, window = rates(recent, max(FEWEST, LAPS * (workers or 0)))
     last = recent[-1].finished if recent else begun
     return Pace(
         candidates=candidates,
         documents=documents,
-        window=len(shown),
+        window=window,
         utilisation=utilisation(recent, begun, workers),
         left=time_left(trials, events, search, candidates, documents, now),
         silent=None if last is None else max(0.0, now - last),
     )
 
 
-def rates(trials: Sequence[Trial]) -> tuple[float, float]:
-    """Candidates and documents a second, from the first of these trials to the last; 0 where there is no span."""
-    span = trials[-1].finished - trials[0].finished if trials else 0.0
+def rates(trials: Sequence[Trial], fewest: int) -> tuple[float, float, int]:
+    """Candidates and documents a second over the last trials, and how many these are; 0 where there is no span.
+
+    Those are `fewest` or more, from the end of one generation on: the losers of a race are recorded all at once, so
+    that a span which begins within a generation says nothing. Where there is one generation only, all of it.
+    """
+    ends = sorted({trial.generation: place for place, trial in enumerate(trials)}.values())  # of its last trial
+    early = [place for place in ends[:-1] if place < len(trials) - fewest] or ends[:-1][:1]
+    first = early[-1] if early else 0
+    span = trials[-1].finished - trials[first].finished if trials else 0.0
     if span <= 0:
-        return 0.0, 0.0
-    return (len(trials) - 1) / span, sum(trial.documents for trial in trials[1:]) / span
+        return 0.0, 0.0, 0
+    after = trials[first + 1 :]
+    window = len(after) if early else len(trials)
+    return len(after) / span, sum(trial.documents for trial in after) / span, window
 
 
 def utilisation(trials: Sequence[Trial], begun: float | None, workers: int | None) -> float | None:

@@ -138,7 +138,8 @@ class ProgressLog:
             self._print(f"candidate {trial.id} failed ({trial.failure.kind}): {trial.failure.message}")
         best = self._best.trial
         shown = "" if best is None else f"best so far {self._shown_as(best)} (search documents)"
-        self.step(shown + (f", {self._failed} failed" if self._failed else ""))
+        failed = f"{self._failed} failed" if self._failed else ""
+        self.step(", ".join(part for part in (shown, failed) if part))
 
     def _count(self, trial: Trial, *, new: bool) -> None:
         self._failed += trial.failure is not None

@@ -26,7 +26,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from evolve.search.front import hypervolume, lowest, not_dominated
 
-SHARE = 0.9  # of what other searches of ours leave to searching: every recipe of the front is a finalist
+SHARE = 0.87  # of what other searches of ours leave to searching: every recipe of the front is a finalist
 WEIGHTS = ((1.0, 1.0, 1.0), (4.0, 1.0, 1.0), (1.0, 4.0, 1.0), (1.0, 1.0, 4.0))  # of the skills, one search each
 
 

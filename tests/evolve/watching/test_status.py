@@ -174,6 +174,20 @@ def test_the_rate_is_that_of_this_start(config: SearchConfig) -> None:
     assert state.pace.silent == 6.0
 
 
+def test_the_rate_spans_whole_generations(config: SearchConfig) -> None:
+    """Twelve candidates in each ten seconds, most of them recorded at once, when a race is over."""
+    with sole_driver(config) as (ledger, _):
+        ledger.set_attribute("event:000000", {"kind": START, "at": 2000.0, "workers": 2})
+        for number in range(5, 5 + 4 * 12):
+            generation, place = divmod(number - 5, 12)
+            at = 2000.0 + 10 * (generation + 1) - max(0, 2 - place)
+            ledger.record(replace(trial(number, 0.1, at), generation=generation), (Gene("g"),), {"g": 0.5})
+            if number >= 5 + 12 + 6:
+                state = state_of(config, ledger, None, at)
+                assert state.pace.candidates == pytest.approx(1.2, rel=0.5), number
+    assert line_of(seen(config, 2040.0), "rate") == "rate: 4320 candidates an hour (over the last 12)"
+
+
 def test_machines_read_the_same(config: SearchConfig, capsys: pytest.CaptureFixture[str]) -> None:
     status(config.folder, as_json=True)
     told = json.loads(capsys.readouterr().out)
