@@ -140,8 +140,8 @@ def summary(found: Descent, climbed: str, towards: str) -> str:
     some = min(TAIL, (len(found.steps) + 1) // 2)
     first, last = (sum(step.value for step in part) / some for part in (found.steps[:some], found.steps[-some:]))
     return (
-        f"{gradients}: {climbed} {first:.3f} over the first {some} of {len(found.steps)} steps, {last:.3f} over the last "
-        f"{some}; ended: {found.reason}"
+        f"{gradients}: {climbed} {first:.3f} over the first {some} of {len(found.steps)} steps, {last:.3f} over the "
+        f"last {some}; ended: {found.reason}"
     )
 
 
