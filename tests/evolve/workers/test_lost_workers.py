@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -151,6 +152,9 @@ def test_workers_have_names_and_their_place_is_told(worker: RayExecutor, told: l
     assert {**row, "node": ""} == {"node": "", "workers": 1, "threads": 1, "gpus": 0}
     assert row["node"] == ray.nodes()[0]["NodeManagerAddress"]
     assert told[0] == [{"node": "", "workers": 1, "threads": 1, "gpus": 0}]
+    late = time.monotonic() + 60
+    while [row] not in told and time.monotonic() < late:  # it is looked now and then only
+        evaluated(worker)
     assert [row] in told
 
 
