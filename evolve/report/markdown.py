@@ -32,13 +32,14 @@ def headline(verdict: dict[str, Any], figures: Figures) -> str:
     against = f"{best['name']}, the strongest of the {len(others)} models and plain merges{unscored}"
     shown, begun = figures.interval(gain) + figures.unit, beginning(verdict)
     unbeaten = [row["name"] for row in others if row["gain"]["low"] <= 0 and row is not best]
+    it = "It" if begun else "The merge"
     if gain["low"] > 0 and not unbeaten:
-        return f"{begun}The merge is better than {against}: {shown}."
+        return f"{begun}{it} is better than {against}: {shown}."
     if gain["low"] > 0:
-        return f"{begun}The merge is better than {against}: {shown}. Not shown to be better than {listed(unbeaten)}."
+        return f"{begun}{it} is better than {against}: {shown}. Not shown to be better than {listed(unbeaten)}."
     likelier = likelihood_text(best, figures)
     if gain["high"] < 0:
-        return f"{begun}The merge is worse than {against}: {shown}. Use {best['name']} instead.{likelier}"
+        return f"{begun}{it} is worse than {against}: {shown}. Use {best['name']} instead.{likelier}"
     nor = f" Nor is it shown to be better than {listed(unbeaten)}." if unbeaten else ""
     return f"{begun}No difference from {against} could be shown: {shown}.{nor}{likelier}"
 

@@ -125,6 +125,11 @@ def gene_text(verdict: Told) -> str:
         "not mean that these genes do nothing: the search may not have moved them enough. Places over depth count the "
         "blocks of layers, or knots, from 0."
     )
+    if gradients:
+        lines.append(
+            "\nThe share of squared slopes is what gradients saw of a group on their way, be it moved or not: "
+            "where it is large, small changes matter."
+        )
     return "\n".join(lines)
 
 

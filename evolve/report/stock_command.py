@@ -7,8 +7,13 @@ import shlex
 from collections.abc import Sequence
 
 from evolve.config.search_yaml import SearchConfig
+from evolve.submission.task_files import ELSEWHERE, HERE
 
 DATA_FILES = "lm-eval looks for the relative `data_files` of a task only from the folder that it is started in."
+SENT = (
+    "The run was submitted: paths are those on the cluster, and the task folders those that were sent. Elsewhere, name "
+    "the folder that `evolve fetch` made in place of the run's, and your own task folders."
+)
 STOCK_BATCH = 16  # requests in a forward pass of lm-eval's own command
 
 
@@ -27,6 +32,8 @@ def check_text(config: SearchConfig, dtype: str, reserved: Sequence[str]) -> str
             "run it task by task with the documents in `documents/report.json`."
         )
     local = f"\n\n{DATA_FILES}" if score.include else ""
+    if any(path.startswith((HERE, ELSEWHERE)) for path in score.include):
+        local += f"\n\n{SENT}"
     return f"The winner's row, by lm-eval itself:\n\n```\n{stock_command(config, dtype, *shots)}\n```{local}"
 
 

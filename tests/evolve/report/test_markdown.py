@@ -208,6 +208,13 @@ def test_the_command_to_check_it() -> None:
     assert "apply_chat_template" not in command
 
 
+def test_the_paths_of_a_submitted_run_are_said_to_be_its_own() -> None:
+    score = CONFIG.score.model_copy(update={"include": ("packed/here/my_tasks",)})
+    told = "own task folders"
+    assert told in report_text(facts(config=CONFIG.model_copy(update={"score": score})))
+    assert told not in report_text(facts())
+
+
 def test_gaps_have_a_sign() -> None:
     assert [FIGURES.gap(value) for value in (0.1234, -0.05, 0.0)] == ["+12.3", "-5.0", "+0.0"]
 
