@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import yaml
 from engine.recipe import Recipe
 from evolve.atomic import replacing, write_json, write_text
 from evolve.conclusion.ending import decide
-from evolve.config.budget import Budget
+from evolve.config.budget import WORKING, Budget
 from evolve.config.search_yaml import SearchConfig, load_config
 from evolve.environment import describe
 from evolve.preparation.course import Searched, draws_of, searched
@@ -63,11 +64,11 @@ def drive(config: SearchConfig, findings: Findings, ledger: Ledger, lease: Lease
     write_inputs(config, findings)
     ledger.set_attribute("objective", asdict(setting.objective))
     before = ledger.trials()
-    budget = Budget.of(config.search, before, ledger.events("start"))
+    budget = Budget.of(config.search, before, ledger.events("start"), ledger.events(WORKING))
     count = None if findings.workers is None else findings.workers.count
     ledger.add_event("start", trials=len(before), workers=count)
     ended = ledger.attribute("verdict") is not None
-    workers = LazyExecutor(config, findings, log.say, placing(ledger, log))
+    workers = LazyExecutor(config, findings, log.say, placing(ledger, log), beginning(budget, ledger, lease))
     executor = Remembering(workers, Items(config.folder / "items"), Keys(setting))
     try:
         log.stage("search", config.search.trials)
@@ -101,6 +102,17 @@ def drive(config: SearchConfig, findings: Findings, ledger: Ledger, lease: Lease
     told = headline(verdict, Figures(setting.objective))
     log.tell(RESULT, result_fields(told, verdict))
     log.say(f"\n{told}\n{where(config.folder)}")
+
+
+def beginning(budget: Budget, ledger: Ledger, lease: Lease) -> Callable[[], None]:
+    """Who is called when a worker can work: the hours run from the first time on, also for later starts."""
+
+    def begin() -> None:
+        if budget.begin():
+            lease.check()
+            ledger.add_event(WORKING)
+
+    return begin
 
 
 def finish(

@@ -11,24 +11,42 @@ from typing import Any
 from evolve.config.search_yaml import Search
 from evolve.trial import Trial
 
+WORKING = "working"  # the kind of the event that a start's first worker can work
 
-@dataclass(frozen=True)
+
+@dataclass
 class Budget:
+    """The hours run while there are workers: `started` is when this start's first one could work, None until then."""
+
     trials: int
     hours: float | None
     documents: int | None
     used_seconds: float  # by earlier starts of this run
-    started: float
+    started: float | None = None
 
     @classmethod
-    def of(cls, search: Search, trials: Collection[Trial], starts: Collection[dict[str, Any]]) -> Budget:
-        """`starts` are the ledger's start events: an earlier start lasted until the last trial it finished."""
-        marks = sorted(event["at"] for event in starts)
+    def of(
+        cls,
+        search: Search,
+        trials: Collection[Trial],
+        starts: Collection[dict[str, Any]],
+        working: Collection[dict[str, Any]] = (),
+    ) -> Budget:
+        """`starts` and `working` are the ledger's events of these kinds: an earlier start lasted from when its first
+        worker could work (where that is not on record, from its beginning) until the last trial it finished."""
+        marks, ready = sorted(event["at"] for event in starts), sorted(event["at"] for event in working)
         used = 0.0
         for start, end in zip(marks, [*marks[1:], time.time()], strict=False):
-            finished = [trial.finished for trial in trials if start <= trial.finished < end]
-            used += max(finished, default=start) - start
-        return cls(search.trials, search.hours, search.documents, used, time.time())
+            begin = next((at for at in ready if start <= at < end), start)
+            used += max((trial.finished for trial in trials if begin <= trial.finished < end), default=begin) - begin
+        return cls(search.trials, search.hours, search.documents, used)
+
+    def begin(self) -> bool:
+        """A worker can work: the hours run from the first time on, which this returns."""
+        first = self.started is None
+        if first:
+            self.started = time.time()
+        return first
 
     def used_up(self, trials: int, spent: int, each: int, begun: int = 0) -> str:
         """What of it does not bear one candidate of `each` documents more; "" where all of it does. `begun`: candidates
@@ -42,8 +60,8 @@ class Budget:
     @property
     def late(self) -> bool:
         """Whether the hours are over, so that nothing is begun any more."""
-        hours = (self.used_seconds + time.time() - self.started) / 3600
-        return self.hours is not None and hours >= self.hours
+        running = 0.0 if self.started is None else time.time() - self.started
+        return self.hours is not None and (self.used_seconds + running) / 3600 >= self.hours
 
     def candidates(self, trials: int) -> int:
         """How many more candidates may be evaluated now, where there are `trials` already."""

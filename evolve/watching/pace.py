@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from evolve.config.budget import Budget
+from evolve.config.budget import WORKING, Budget
 from evolve.config.search_yaml import Search
 from evolve.storage.ledger import START
 from evolve.trial import Trial
@@ -100,9 +100,11 @@ def time_left(
         left["search.documents"] = max(0, search.documents - spent(trials, events)) / documents
     if search.hours is not None:
         starts = [dict(event) for event in events if event["kind"] == START]
-        marks = [each.finished for each in trials] + [float(start["at"]) for start in starts]
-        running = now - max(marks, default=now)
-        used = Budget.of(search, trials, starts).used_seconds + max(0.0, running)
+        working = [dict(event) for event in events if event["kind"] == WORKING]
+        begun = max((float(start["at"]) for start in starts), default=0.0)
+        marks = [*(each.finished for each in trials), *(float(event["at"]) for event in working)]
+        running = now - max((at for at in marks if at >= begun), default=now)  # a start without a worker waits
+        used = Budget.of(search, trials, starts, working).used_seconds + max(0.0, running)
         left["search.hours"] = max(0.0, search.hours * 3600 - used)
     return left
 

@@ -48,9 +48,11 @@ class RayExecutor:
         *,
         limit: TimeLimit = NO_LIMIT,
         placed: Callable[[Placement], None] = lambda _: None,
+        ready: Callable[[], None] = lambda: None,
     ) -> None:
-        """`memory`: bytes of a worker; `placed` is told where the workers are, whenever that has changed."""
-        self._address, self._limit = config.run.address, limit
+        """`memory`: bytes of a worker; `placed` is told where the workers are, whenever that has changed; `ready` that
+        one of them can work."""
+        self._address, self._limit, self._ready = config.run.address, limit, ready
         self._stack = contextlib.ExitStack()
         try:
             connect(self._address, workers, self._stack)
@@ -125,6 +127,8 @@ class RayExecutor:
         is at work still."""
         if reference in self._fleet.starting:
             self._fleet.settle(reference)
+            if self._fleet.idle:
+                self._ready()
         if reference not in busy:
             return None
         found = self._answer(reference, busy[reference])

@@ -32,10 +32,12 @@ class LazyExecutor:
         findings: Findings,
         say: Callable[[str], None],
         placed: Callable[[list[dict[str, Any]]], None] = lambda _: None,
+        ready: Callable[[], None] = lambda: None,
     ) -> None:
         """`placed` is told where the workers are when they have started and whenever that has changed: rows with
-        `node`, `workers`, `threads`, `gpus`, as `evolve.workers.fleet.Fleet.placement` makes them."""
-        self._config, self._findings, self._say, self._placed = config, findings, say, placed
+        `node`, `workers`, `threads`, `gpus`, as `evolve.workers.fleet.Fleet.placement` makes them. `ready` is called
+        when a worker can work, and perhaps again."""
+        self._config, self._findings, self._say, self._placed, self._ready = config, findings, say, placed, ready
         self._executor: Executor | None = None
 
     @property
@@ -65,12 +67,15 @@ class LazyExecutor:
             self._placed(
                 [{"node": "this process", "workers": 1, "threads": workers.threads, "gpus": int(device != "cpu")}]
             )
-            return InProcess(Evaluator(self._config, device=device, threads=workers.threads))
+            evaluator = Evaluator(self._config, device=device, threads=workers.threads)
+            self._ready()
+            return InProcess(evaluator)
         from evolve.workers.cluster import RayExecutor
 
         setting = self._findings.setting
         limit = time_limit(setting)
-        executor = RayExecutor(self._config, workers, worker_bytes(setting), limit=limit, placed=self._placed)
+        told: dict[str, Any] = {"placed": self._placed, "ready": self._ready}
+        executor = RayExecutor(self._config, workers, worker_bytes(setting), limit=limit, **told)
         self._say(executor.describe())
         return executor
 

@@ -118,11 +118,13 @@ def start(
 ) -> tuple[list[Trial], list[dict[str, Any]]]:
     ledger = Ledger(f"sqlite:///{folder / 'study.db'}", "run")
     space = space_of()
+    budget = Budget.of(Search(trials=trials, documents=documents, hours=hours), ledger.trials(), [])
+    budget.begin()
     study = Study(
         space,
         workers,
         ledger,
-        Budget.of(Search(trials=trials, documents=documents, hours=hours), ledger.trials(), []),
+        budget,
         OBJECTIVE,
         Draws(DOCUMENTS, 5, sample, raced),
         watcher=Silent(),

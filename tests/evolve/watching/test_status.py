@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 import yaml
 
+from evolve.config.budget import WORKING
 from evolve.config.search_yaml import SearchConfig
 from evolve.errors import RunError
 from evolve.preparation.guard import holder_of, sole_driver
@@ -186,6 +187,17 @@ def test_the_rate_spans_whole_generations(config: SearchConfig) -> None:
                 state = state_of(config, ledger, None, at)
                 assert state.pace.candidates == pytest.approx(1.2, rel=0.5), number
     assert line_of(seen(config, 2040.0), "rate") == "rate: 4320 candidates an hour (over the last 12)"
+
+
+def test_hours_stand_still_until_a_worker_can_work(config: SearchConfig) -> None:
+    asked = changed(config, hours=1.0)
+    with sole_driver(config) as (ledger, _):
+        ledger.set_attribute("event:000000", {"kind": START, "at": 3000.0, "workers": 2})
+    waiting = seen(asked, 6000.0).pace.left["search.hours"]
+    with sole_driver(config) as (ledger, _):
+        ledger.set_attribute("event:000001", {"kind": WORKING, "at": 6000.0})
+    assert seen(asked, 6000.0).pace.left["search.hours"] == waiting
+    assert seen(asked, 6060.0).pace.left["search.hours"] == waiting - 60
 
 
 def test_machines_read_the_same(config: SearchConfig, capsys: pytest.CaptureFixture[str]) -> None:

@@ -51,7 +51,11 @@ def job(weight: float) -> Job:
 @pytest.fixture(scope="module")
 def two() -> Iterator[RayExecutor]:
     """Two workers on Ray."""
-    workers = RayExecutor(config(workers=2), Workers(2, 1, 0, MEMORY), MEMORY)
+    ready: list[str] = []
+    workers = RayExecutor(config(workers=2), Workers(2, 1, 0, MEMORY), MEMORY, ready=lambda: ready.append("one"))
+    assert not ready, "the hours of a search do not run while workers start"
+    assert len(list(workers.run([job(0.4)]))) == 1
+    assert ready
     yield workers
     workers.close()
 
