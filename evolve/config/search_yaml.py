@@ -12,6 +12,7 @@ from pydantic import (
     BaseModel,
     Discriminator,
     Field,
+    PrivateAttr,
     Tag,
     ValidationError,
     field_validator,
@@ -170,6 +171,7 @@ class SearchConfig(Section):
     score: Score
     search: Search = Search()
     run: Run = Run()
+    _place: Path | None = PrivateAttr(None)
 
     @field_validator("name")
     @classmethod
@@ -208,7 +210,13 @@ class SearchConfig(Section):
 
     @property
     def folder(self) -> Path:
-        return Path(self.run.output).expanduser() / self.name
+        return self._place or Path(self.run.output).expanduser() / self.name
+
+    def placed(self, folder: Path) -> SearchConfig:
+        """The same run, whose folder was found at `folder`: it may have been renamed, or be a copy."""
+        copy = self.model_copy()
+        copy._place = folder
+        return copy
 
 
 def read_yaml(path: Path, what: str) -> Any:

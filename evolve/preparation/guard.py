@@ -20,8 +20,11 @@ from evolve.storage.ledger import Ledger
 LATER = {"search.asynchronous": False}  # keys that earlier versions did not have, with what these did
 
 
+LEDGER = "study.db"  # in a run's folder, unless run.storage names another one
+
+
 def storage_url(config: SearchConfig) -> str:
-    return config.run.storage or f"sqlite:///{config.folder / 'study.db'}"
+    return config.run.storage or f"sqlite:///{config.folder / LEDGER}"
 
 
 @contextmanager
@@ -109,6 +112,4 @@ def load_run(folder: Path) -> SearchConfig:
     """The resolved configuration of the run in `folder`, wherever it is seen from. Raises RunError."""
     if not (folder / "search.yaml").is_file():
         raise RunError(f"{folder}: no run was begun here (it has no search.yaml); give a folder such as results/demo")
-    config = load_config(folder / "search.yaml")
-    output = folder.parent if folder.name == config.name else folder.resolve().parent  # "." has no name
-    return config.model_copy(update={"run": config.run.model_copy(update={"output": str(output)})})
+    return load_config(folder / "search.yaml").placed(folder if folder.name else folder.resolve())  # "." has no name

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from evolve.config.search_yaml import SearchConfig, load_config
 from evolve.errors import RunError
-from evolve.preparation.guard import holder_of, load_run, storage_url
+from evolve.preparation.guard import LEDGER, holder_of, load_run, storage_url
 from evolve.storage.lease import PATIENCE
 from evolve.storage.ledger import Ledger
 from evolve.watching.run_state import State, as_data, lines, state_of
@@ -35,7 +35,9 @@ def config_at(place: Path) -> SearchConfig:
     if not place.is_file():
         return load_run(place)
     config = load_config(place)
-    return config if config.run.storage else load_run(config.folder)
+    if config.run.storage:
+        return config
+    return load_run(place.parent if (place.parent / LEDGER).is_file() else config.folder)
 
 
 def text(state: State) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,10 @@ import yaml
 from evolve.config.search_yaml import SearchConfig, load_config
 from evolve.errors import RunError
 from evolve.preparation.guard import flat, guard, load_run, resolved, sole_driver, storage_url
+from evolve.report.reporting import report
 from evolve.storage.ledger import Ledger
-from evolve.watching.status import status
+from evolve.trial import Trial
+from evolve.watching.status import config_at, status
 
 IDENTITY = {"models.content (b)": "f00", "score.content": "ba5"}
 
@@ -150,15 +153,19 @@ def test_a_folder_without_a_run(tmp_path: Path) -> None:
         load_run(tmp_path)
 
 
+def begin(begun: SearchConfig) -> None:
+    with sole_driver(begun) as (ledger, _):
+        guard(ledger, begun, IDENTITY)
+    (begun.folder / "search.yaml").write_text(yaml.safe_dump(begun.model_dump(mode="json")))
+
+
 @pytest.mark.parametrize("seen_from", ["outside", "beside", "inside"])
 def test_a_run_is_found_from_everywhere(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], seen_from: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
     begun = config(Path("results"))
-    with sole_driver(begun) as (ledger, _):
-        guard(ledger, begun, IDENTITY)
-    (tmp_path / "results/run/search.yaml").write_text(yaml.safe_dump(begun.model_dump(mode="json")))
+    begin(begun)
     assert load_config(tmp_path / "results/run/search.yaml") == begun
     place, folder = {
         "outside": (tmp_path, "results/run"),
@@ -168,3 +175,23 @@ def test_a_run_is_found_from_everywhere(
     monkeypatch.chdir(place)
     status(Path(folder))
     assert "run: 0 of 10 candidates" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("original", ["at its place", "gone"])
+def test_a_copied_or_renamed_folder_shows_its_own_run(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], original: str
+) -> None:
+    begun, copy = config(tmp_path), tmp_path / "other/copy"
+    begin(begun)
+    shutil.copytree(begun.folder, copy)
+    if original == "gone":
+        shutil.rmtree(begun.folder)
+    else:
+        with sole_driver(begun) as (ledger, _):
+            ledger.record(Trial(0, 0, (), "d", 0.5), (), {})
+    for place in (copy, copy / "search.yaml"):
+        status(place)
+        assert "run: 0 of 10 candidates" in capsys.readouterr().out
+        assert config_at(place).folder == copy
+    with pytest.raises(RunError, match=f"{re.escape(str(copy))}: the run has not ended yet"):
+        report(copy)
