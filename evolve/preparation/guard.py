@@ -13,18 +13,12 @@ from filelock import FileLock, Timeout
 from evolve.atomic import sweep
 from evolve.config.search_yaml import BUDGET_KEYS, MEMORY_KEYS, SearchConfig, load_config
 from evolve.errors import RunError
+from evolve.preparation.belonging import check_belongs, mark, storage_url
 from evolve.storage.lease import Lease
 from evolve.storage.lease_slots import Holder
 from evolve.storage.ledger import Ledger
 
 LATER = {"search.asynchronous": False}  # keys that earlier versions did not have, with what these did
-
-
-LEDGER = "study.db"  # in a run's folder, unless run.storage names another one
-
-
-def storage_url(config: SearchConfig) -> str:
-    return config.run.storage or f"sqlite:///{config.folder / LEDGER}"
 
 
 @contextmanager
@@ -48,6 +42,7 @@ def sole_driver(config: SearchConfig, say: Callable[[str], None] = lambda _: Non
                 f"run.output ({folder}): cannot be written ({error.strerror or error}); "
                 "make it writable or name another folder"
             ) from None
+        check_belongs(config, say)
         ledger = Ledger(storage_url(config), config.name, say=say)
         lease = stack.enter_context(Lease(storage_url(config), config.name))
         stack.callback(ledger.close)  # before the lease is given back: a failed transaction keeps its lock
@@ -72,6 +67,7 @@ def guard(ledger: Ledger, config: SearchConfig, identity: dict[str, str]) -> boo
     recorded = ledger.attribute("configuration")
     if recorded is None:
         ledger.set_attribute("configuration", current)
+        mark(ledger, config)
         return True
     recorded = {**LATER, **recorded}
     differing = [
@@ -84,6 +80,7 @@ def guard(ledger: Ledger, config: SearchConfig, identity: dict[str, str]) -> boo
             f"{config.name}: this run was begun with another configuration: {'; '.join(differing)}; "
             "put these back, or choose another name for a new run"
         )
+    mark(ledger, config)
     return False
 
 

@@ -6,7 +6,8 @@ from pathlib import Path
 
 from evolve.atomic import write_text
 from evolve.errors import RunError
-from evolve.preparation.guard import load_run, storage_url
+from evolve.preparation.belonging import storage_url
+from evolve.preparation.guard import load_run
 from evolve.report.facts import Facts
 from evolve.report.figures import recorded_figures
 from evolve.report.markdown import headline, report_text

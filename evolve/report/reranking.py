@@ -17,7 +17,8 @@ from engine.lookup import nearest
 from evolve.config.forms import Shares, known_objective
 from evolve.config.search_yaml import SearchConfig
 from evolve.errors import ConfigError, RunError
-from evolve.preparation.guard import load_run, storage_url
+from evolve.preparation.belonging import storage_url
+from evolve.preparation.guard import load_run
 from evolve.preparation.setting import Setting
 from evolve.report.figures import Figures
 from evolve.report.maximised import objective_text

@@ -12,18 +12,16 @@ import json
 from collections.abc import Callable, Iterator
 from datetime import datetime, timezone
 from itertools import groupby
-from pathlib import Path
 from typing import Any
 
 import optuna
 from optuna.storages import RDBStorage
 from optuna.storages._rdb import models
 from optuna.trial import FrozenTrial, TrialState
-from sqlalchemy import Connection, bindparam, create_engine, func, insert, inspect, make_url, select
+from sqlalchemy import Connection, bindparam, create_engine, func, insert, inspect, select
 
-from evolve.errors import RunError
 from evolve.storage.shown import distribution_text
-from evolve.storage.storage import Attributes, engine_arguments, limit_silence, no_run
+from evolve.storage.storage import Attributes, engine_arguments, file_of, limit_silence, no_run
 
 FINISHED = (TrialState.COMPLETE, TrialState.FAIL)
 BATCH = 1000  # rows fetched at once
@@ -47,14 +45,13 @@ SINCE = (
 
 def check_there(url: str, name: str) -> None:
     """Raises RunError for a database without runs, before Optuna makes its tables in what may be anybody's."""
-    parsed = make_url(url)
-    file = parsed.database if parsed.get_backend_name() == "sqlite" else None
-    if file and not file.startswith("file:") and not Path(file).is_file():  # opening would make it
-        raise RunError(no_run(url, name))
+    file = file_of(url)
+    if file is not None and not file.is_file():  # opening would make it
+        raise no_run(url, name)
     engine = create_engine(url, **engine_arguments(url))
     try:
         if not inspect(engine).has_table(models.StudyModel.__tablename__):
-            raise RunError(no_run(url, name))
+            raise no_run(url, name)
     finally:
         engine.dispose()
 
@@ -143,5 +140,5 @@ class Database:
             return self._storage.get_study_id_from_name(name)
         except KeyError:
             if must_exist:
-                raise RunError(no_run(url, name)) from None
+                raise no_run(url, name) from None
         return self._storage.create_new_study([optuna.study.StudyDirection.MAXIMIZE], name)

@@ -42,13 +42,13 @@ class Journal:
         self._next = 0  # a study's number
         self._attributes: dict[str, Any] = {}
         if must_exist and not path.is_file():
-            raise RunError(no_run(f"{JOURNAL}{path}", name))
+            raise no_run(f"{JOURNAL}{path}", name)
         if must_exist:
             self._catch_up()
         else:
             self._make()
         if name not in self._studies:
-            raise RunError(no_run(f"{JOURNAL}{path}", name))
+            raise no_run(f"{JOURNAL}{path}", name)
 
     def close(self) -> None:
         """Nothing is held."""

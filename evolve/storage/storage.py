@@ -188,8 +188,22 @@ def remedy(told: str, url: str) -> str:
     return "check that it can be reached and written, then run the same command again"
 
 
-def no_run(url: str, name: str) -> str:
-    return f"run.storage ({hidden(url)}): holds no run named {name}; begin it with `evolve run`"
+class NoRun(RunError):
+    """The storage answers, or its file is not there yet, and it holds no run of this name."""
+
+
+def no_run(url: str, name: str) -> NoRun:
+    return NoRun(f"run.storage ({hidden(url)}): holds no run named {name}; begin it with `evolve run`")
+
+
+def file_of(url: str) -> Path | None:
+    """The file that a journal or SQLite keeps, None of a server's. Raises RunError."""
+    path = journal_path(url)
+    if path is not None:
+        return path
+    parsed = sqlalchemy.engine.make_url(url)
+    file = parsed.database if parsed.get_backend_name() == "sqlite" else None
+    return Path(file) if file and not file.startswith("file:") else None
 
 
 def check_url(url: str) -> None:

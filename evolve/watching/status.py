@@ -11,7 +11,8 @@ from pathlib import Path
 
 from evolve.config.search_yaml import SearchConfig, load_config
 from evolve.errors import RunError
-from evolve.preparation.guard import LEDGER, holder_of, load_run, storage_url
+from evolve.preparation.belonging import OWN, storage_url
+from evolve.preparation.guard import holder_of, load_run
 from evolve.storage.lease import PATIENCE
 from evolve.storage.ledger import Ledger
 from evolve.watching.run_state import State, as_data, lines, state_of
@@ -37,7 +38,7 @@ def config_at(place: Path) -> SearchConfig:
     config = load_config(place)
     if config.run.storage:
         return config
-    return load_run(place.parent if (place.parent / LEDGER).is_file() else config.folder)
+    return load_run(place.parent if (place.parent / OWN).is_file() else config.folder)
 
 
 def text(state: State) -> str:

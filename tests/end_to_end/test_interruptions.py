@@ -278,6 +278,7 @@ def test_stopped_on_ray_and_second_drivers_refused(
             ".lock",
             "documents",
             "items",
+            "ledger.json",
             "log.jsonl",
             "requests",
             "search.yaml",

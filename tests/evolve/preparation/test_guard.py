@@ -14,7 +14,8 @@ import yaml
 
 from evolve.config.search_yaml import SearchConfig, load_config
 from evolve.errors import RunError
-from evolve.preparation.guard import flat, guard, load_run, resolved, sole_driver, storage_url
+from evolve.preparation.belonging import storage_url
+from evolve.preparation.guard import flat, guard, load_run, resolved, sole_driver
 from evolve.report.reporting import report
 from evolve.storage.ledger import Ledger
 from evolve.trial import Trial
