@@ -52,7 +52,7 @@ def run(
     """Search, or go on where an earlier start stopped; ends with best.yaml, checkpoint/ and report.md."""
     from evolve.environment import asked_threads
 
-    execute("evolve.run", "run", search, asked_threads(), address, before=partial(config_of, search))
+    execute("evolve.run", "run", search, asked_threads(), address, before=partial(joinable, search, address))
 
 
 @app.command()
@@ -191,6 +191,15 @@ def config_of(search: Path) -> object:
     from evolve.config.search_yaml import load_config
 
     return load_config(search)
+
+
+def joinable(search: Path, address: str | None) -> None:
+    """What is wrong with the configuration, or keeps its cluster closed to this machine."""
+    from evolve.config.given import addressed
+    from evolve.config.search_yaml import load_config
+    from evolve.workers.reaching import show_token
+
+    show_token(addressed(load_config(search), address).run.address)
 
 
 for each in (submission.submit, submission.follow, submission.stop, submission.fetch):

@@ -15,6 +15,7 @@ from engine.recipe import Recipe
 from evolve.atomic import replacing, write_json, write_text
 from evolve.conclusion.ending import decide
 from evolve.config.budget import WORKING, Budget
+from evolve.config.given import addressed
 from evolve.config.search_yaml import SearchConfig, load_config
 from evolve.environment import describe
 from evolve.preparation.course import Searched, draws_of, searched
@@ -44,9 +45,7 @@ LARGER = "; a larger budget, such as search.trials, goes on with it"
 def run(path: Path, threads: int | None = None, address: str | None = None) -> None:
     """Search, or go on where an earlier start of the same run stopped, with `threads` a worker on this machine (None:
     to be chosen) and workers at `address` (None: at run.address). Raises what a user can put right."""
-    config = load_config(path)
-    if address is not None:
-        config = config.model_copy(update={"run": config.run.model_copy(update={"address": address})})
+    config = addressed(load_config(path), address)
     with ProgressLog() as log:
         log.say(f"{config.name}: checking models, tasks and space")
         findings = preflight(config, log.say, threads)

@@ -22,6 +22,7 @@ from pydantic import (
 from engine.lookup import nearest
 from engine.strict_yaml import load_yaml
 from evolve.config.forms import Objectives, Section, Settings, Shares, kind
+from evolve.config.names import Address, Optimizer, Trackers
 from evolve.config.space import Space
 from evolve.errors import ConfigError
 from tasks.spec import BATCH_TOKENS
@@ -117,7 +118,7 @@ class Score(Section):
 
 
 class Search(Section):
-    optimizer: str = Field("cma", description="see `evolve show optimizers`")
+    optimizer: Optimizer = Field("cma", description="see `evolve show optimizers`")
     trials: int = Field(200, ge=1, description="the budget in candidates")
     hours: float | None = Field(None, gt=0, description="the budget in hours of searching; null: no bound")
     documents: int | None = Field(None, ge=1, description="the budget in scored documents; null: no bound")
@@ -154,12 +155,10 @@ class Run(Section):
     candidate_minutes: float | None = Field(
         None, gt=0, description="what takes longer is tried once more and then a failure; null: no bound"
     )
-    address: str = Field("local", description="or a Ray address: auto, host:6379, ray://host:10001")
+    address: Address = Field("local", description="or a Ray address: auto, host:6379, ray://host:10001")
     output: str = Field("results", description="where results/<name>/ stands")
     storage: str | None = Field(None, description="a database URL, journal:///FILE; null: results/<name>/study.db")
-    trackers: tuple[str, ...] = Field(
-        (), strict=False, description="who else shows the run: tensorboard, mlflow, wandb"
-    )
+    trackers: Trackers = Field((), strict=False, description="who else shows the run: tensorboard, mlflow, wandb")
     trust_remote_code: bool = Field(False, description="run model code that a checkpoint brings along")
 
 

@@ -1,4 +1,4 @@
-"""Whether a cluster's job server answers, and whether it wants a token: known before Ray is imported.
+"""Whether a cluster answers, its job server or itself, and whether it wants a token: known before Ray is imported.
 
 Ray decides while it is imported whether it shows a token, by the variable RAY_AUTH_MODE. Where nobody set it, the
 server's answer does.
@@ -6,16 +6,20 @@ server's answer does.
 
 from __future__ import annotations
 
+import contextlib
+import http.client
 import os
 import socket
 import urllib.error
 import urllib.request
+from pathlib import Path
 from urllib.parse import urlsplit
 
 from evolve.errors import RunError
 
 PATIENCE = 15.0  # seconds for the first answer
 MODE = "RAY_AUTH_MODE"
+MODE_OF_TOKENS = "token"
 OVERRULING = ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS")  # would win over the address that was given
 
 
@@ -30,13 +34,63 @@ def reach(address: str) -> None:
     for name in OVERRULING:
         os.environ.pop(name, None)
     try:
-        urllib.request.urlopen(f"{address.rstrip('/')}/api/version", timeout=PATIENCE).close()
+        with urllib.request.urlopen(f"{address.rstrip('/')}/api/version", timeout=PATIENCE) as answer:
+            if b"ray" not in answer.read(10_000):
+                raise no_job_server(address)
     except urllib.error.HTTPError as error:
         if error.code not in (401, 403):
-            raise unreachable(address, f"{error.code} {error.reason}") from error
+            raise no_job_server(address) from error
         os.environ.setdefault(MODE, "token")
+    except http.client.HTTPException as error:
+        raise no_job_server(address) from error
     except (OSError, ValueError) as error:
         raise unreachable(address, getattr(error, "reason", error)) from error
+
+
+def show_token(address: str) -> None:
+    """Have Ray show its token to the cluster at run.address, where that wants one. Raises RunError where this token is
+    missing or refused; a cluster that does not answer is nothing that is said here."""
+    if address == "local" or not unauthorized(address, None):
+        return
+    os.environ.setdefault(MODE, MODE_OF_TOKENS)
+    token = own_token() if os.environ[MODE] == MODE_OF_TOKENS else None
+    if token is None or unauthorized(address, token):
+        raise refused(address, "run.address")
+
+
+def unauthorized(address: str, token: str | None) -> bool:
+    """Whether the cluster, or the client server of ray://, answers that it wants another token. Ray itself repeats
+    that for half a minute, in lines of its own."""
+    import grpc
+
+    client, place = address.startswith("ray://"), address.removeprefix("ray://")
+    question = "/ray.rpc.RayletDriver/ClusterInfo" if client else "/ray.rpc.NodeInfoGcsService/CheckAlive"
+    shown = (("authorization", f"Bearer {token}"),) if token else ()
+    options = [("grpc.enable_http_proxy", 0)]  # as Ray does it
+    with grpc.insecure_channel(current_cluster() if place == "auto" else place, options=options) as channel:
+        try:
+            channel.unary_unary(question)(b"", timeout=PATIENCE, metadata=shown)
+        except grpc.RpcError as error:
+            return bool(error.code() == grpc.StatusCode.UNAUTHENTICATED)
+    return False
+
+
+def current_cluster() -> str:
+    """Where `auto` leads: the variable RAY_ADDRESS, or what `ray start` has noted on this machine."""
+    noted = Path(os.environ.get("RAY_TMPDIR", "/tmp"), "ray", "ray_current_cluster")
+    with contextlib.suppress(OSError):
+        return os.environ.get("RAY_ADDRESS") or noted.read_text(encoding="utf-8").strip()
+    return "127.0.0.1:6379"
+
+
+def own_token() -> str | None:
+    """The token that Ray would show, from the places and in the order that it looks at."""
+    if token := os.environ.get("RAY_AUTH_TOKEN", "").strip():
+        return token
+    place = Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token")
+    with contextlib.suppress(OSError, UnicodeDecodeError):
+        return place.read_text(encoding="utf-8").strip() or None
+    return None
 
 
 def probe(address: str) -> None:
@@ -53,9 +107,16 @@ def unreachable(address: str, why: object) -> RunError:
     )
 
 
-def refused(address: str) -> RunError:
+def no_job_server(address: str) -> RunError:
     return RunError(
-        f"--address ({address}): the cluster wants its token, and this one was refused or is missing; copy "
+        f"--address ({address}): what answers there is no job server of a Ray cluster; give the address of its "
+        "dashboard, whose usual port is 8265"
+    )
+
+
+def refused(address: str, where: str = "--address") -> RunError:
+    return RunError(
+        f"{where} ({address}): the cluster wants its token, and this one was refused or is missing; copy "
         "~/.ray/auth_token of its head here, or set RAY_AUTH_TOKEN"
     )
 

@@ -28,6 +28,7 @@ class Head(Node):
     def __init__(self, scratch: Path) -> None:
         ports = [free_port() for _ in range(4)]
         self.address, self.client = f"http://127.0.0.1:{ports[0]}", f"ray://127.0.0.1:{ports[1]}"
+        self.driver = f"127.0.0.1:{ports[2]}"  # where a driver joins
         words = {
             "--dashboard-host": "127.0.0.1",
             "--dashboard-port": ports[0],
@@ -135,6 +136,12 @@ def test_a_run_is_sent_followed_stopped_continued_and_fetched(
     code, _, errors = laptop.do("submit", "search.yaml", *at, token="f" * 64)
     assert (code, errors.count("\n")) == (2, 1)
     assert "the cluster wants its token" in errors
+    for closed in (head.driver, head.client):
+        code, _, errors = laptop.do("run", "search.yaml", "--address", closed, token="f" * 64)
+        assert (code, errors.count("\n")) == (2, 1)
+        assert "the cluster wants its token" in errors
+    code, _, errors = laptop.do("submit", "search.yaml", "--address", f"http://{head.driver}")
+    assert (code, errors.count("\n"), "is no job server" in errors) == (2, 1, True)
 
     cut, out = laptop.begin("submit", "search.yaml", *at)
     try:

@@ -183,6 +183,12 @@ def test_a_key_like_no_other_gets_the_list(tmp_path: Path) -> None:
         ("run/workers", "many", "run.workers"),
         ("run/workers", True, "run.workers"),
         ("run/storage", 3, "run.storage"),
+        ("run/address", "nowhere", "run.address"),
+        ("run/address", "head", "run.address"),
+        ("run/address", "ray://head", "run.address"),
+        ("run/address", "http://head:8265", "run.address"),
+        ("run/trackers", ["mlflow", "mlflw"], "run.trackers"),
+        ("search/optimizer", "cmaa", "search.optimizer"),
     ],
 )
 def test_wrong_values_name_their_key(tmp_path: Path, path: str, value: Any, where: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socketserver
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
@@ -149,6 +150,27 @@ def anew() -> Iterator[str]:
 def test_a_cluster_that_was_started_anew_is_not_waited_for(anew: str) -> None:
     with pytest.raises(RunError, match="knows the job evolve-1-run no longer"):
         follow(Jobs(anew), "evolve-1-run")
+
+
+@pytest.mark.parametrize(
+    "said", [b"\0\0\x18\4\0\0\0\0\0", b"HTTP/1.1 200 OK\r\n\r\n<html>", b"HTTP/1.1 404 None\r\n\r\n"]
+)
+def test_who_answers_and_is_no_job_server_is_told(said: bytes) -> None:
+    """Ray's own port answers in another protocol (HTTP/2), other servers with pages of theirs."""
+
+    class Handler(socketserver.StreamRequestHandler):
+        def handle(self) -> None:
+            while self.rfile.readline().strip():
+                continue
+            self.wfile.write(said)
+
+    with socketserver.TCPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.handle_request)
+        thread.start()
+        address = f"http://127.0.0.1:{server.server_address[1]}"
+        with pytest.raises(RunError, match=r"what answers there is no job server .* usual port is 8265"):
+            reach(address)
+        thread.join()
 
 
 def test_nobody_there_is_one_message() -> None:
