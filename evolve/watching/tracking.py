@@ -40,18 +40,23 @@ Telling = Callable[[Tracker], float | None]  # returns until when all has been t
 
 
 def check_trackers(names: Sequence[str]) -> None:
-    """Raises RunError, or UnknownName, for a tracker that cannot be used here; their libraries are imported."""
-    for name in names:
-        row = lookup(TRACKERS, name, "run.trackers")
-        try:
-            importlib.import_module(row.library)
-        except Exception as error:  # a library's own troubles as well
-            raise RunError(
-                f"run.trackers ({name}): its library cannot be imported ({' '.join(str(error).split())[:200]}); "
-                f"pip install 'merge-evolve[{name}]', or leave it out"
-            ) from error
-        if lacking := row.lacking():
-            raise RunError(f"run.trackers ({name}): {lacking}")
+    """Raises RunError with a line for each tracker that cannot be used here; their libraries are imported."""
+    problems = [f"run.trackers ({name}): {problem}" for name in dict.fromkeys(names) if (problem := problem_of(name))]
+    if problems:
+        raise RunError("\n".join(problems))
+
+
+def problem_of(name: str) -> str | None:
+    """Why a tracker cannot be used here. Raises UnknownName."""
+    row = lookup(TRACKERS, name, "run.trackers")
+    try:
+        importlib.import_module(row.library)
+    except Exception as error:  # a library's own troubles as well
+        return (
+            f"its library cannot be imported ({' '.join(str(error).split())[:200]}); "
+            f"pip install 'merge-evolve[{name}]', or leave it out"
+        )
+    return row.lacking()
 
 
 def trackings(config: SearchConfig, say: Callable[[str], None]) -> list[Tracking]:

@@ -300,6 +300,10 @@ def test_what_is_lacking_is_told_before_the_search(monkeypatch: pytest.MonkeyPat
     monkeypatch.setitem(TRACKERS, "keyless", Row(lambda opening: Recorder(), "json", "", lambda: "there is no key"))
     with pytest.raises(RunError, match=r"run\.trackers \(keyless\): there is no key"):
         check_trackers(["keyless"])
+    with pytest.raises(RunError) as caught:
+        check_trackers(["gone", "tensorboard", "keyless", "gone"])
+    named = [line.split(":")[0] for line in str(caught.value).splitlines() if "tensorboard" not in line]
+    assert named == ["run.trackers (gone)", "run.trackers (keyless)"]
 
 
 @pytest.mark.filterwarnings("ignore")
