@@ -17,7 +17,8 @@ from evolve.atomic import write_json
 from evolve.config.search_yaml import SearchConfig, load_config
 from evolve.errors import ConfigError, RunError
 from evolve.storage.ledger import Ledger
-from evolve.storage.storage import JOURNAL, NoRun, file_of, hidden, journal_path
+from evolve.storage.storage import NoRun
+from evolve.storage.urls import JOURNAL, check_file, check_url, file_of, hidden, journal_path
 
 OWN = "study.db"  # the ledger in a run's folder, unless run.storage names another one
 MARK = "ledger.json"  # in a run's folder
@@ -72,13 +73,21 @@ def older_mark(config: SearchConfig) -> Mark | None:
         return None
 
 
+def check_storage(config: SearchConfig) -> None:
+    """Raises RunError where the ledger cannot be kept where run.storage says, or where another one stands. Makes
+    nothing there."""
+    check_url(storage_url(config))
+    check_file(storage_url(config), config.folder)
+    check_belongs(config, lambda _: None)
+
+
 def check_belongs(config: SearchConfig, say: Callable[[str], None]) -> None:
     """Raises RunError where run.storage names another ledger than the one that the run's folder was made with. Makes
     nothing in the storage. `say` is told where that ledger is gone from its place."""
-    mark = mark_of(config)
+    found, mark = look(storage_url(config), config.name), mark_of(config)
     if mark is None:
         return
-    found, there = look(storage_url(config), config.name), mark.storage == place_of(config)
+    there = mark.storage == place_of(config)
     if found is None and there:
         say(f"warning: {mark.storage} holds no run named {config.name} any more; the search begins anew")
     elif found is None or not (mark.id in ("", found) or (there and not found)):

@@ -12,6 +12,7 @@ from engine.nonfinite import nonfinite
 from engine.plan import Plan, plan
 from evolve.config.search_yaml import SearchConfig
 from evolve.errors import ModelError, RunError
+from evolve.preparation.belonging import check_storage
 from evolve.preparation.cautions import cautions
 from evolve.preparation.setting import Setting, place_of
 from evolve.search.baselines import plain_merges
@@ -38,6 +39,7 @@ def preflight(
     """Opens everything and plans a merge; `threads` of a worker on this machine (None: to be chosen). Raises the error
     of the first thing that is wrong."""
     check_trackers(config.run.trackers)
+    check_storage(config)
     setting = Setting(config)
     setting.population  # noqa: B018  (an unknown optimizer is found before models are opened)
     say(f"models: {len(setting.checkpoints)}, {setting.family.layers} layers, {setting.base_dtype}")

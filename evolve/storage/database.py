@@ -21,7 +21,8 @@ from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy import Connection, bindparam, create_engine, func, insert, inspect, select
 
 from evolve.storage.shown import distribution_text
-from evolve.storage.storage import Attributes, engine_arguments, file_of, limit_silence, no_run
+from evolve.storage.storage import Attributes, engine_arguments, limit_silence, no_run
+from evolve.storage.urls import file_of
 
 FINISHED = (TrialState.COMPLETE, TrialState.FAIL)
 BATCH = 1000  # rows fetched at once

@@ -22,7 +22,8 @@ from optuna.trial import FrozenTrial, TrialState
 
 from evolve.errors import RunError
 from evolve.storage.shown import distribution_text
-from evolve.storage.storage import JOURNAL, Attributes, no_run
+from evolve.storage.storage import Attributes, no_run
+from evolve.storage.urls import JOURNAL
 
 CREATE_STUDY, DELETE_STUDY, SET_STUDY_USER_ATTR, CREATE_TRIAL = 0, 1, 2, 4  # Optuna's numbers of operations
 OPERATION, TRIAL = b'{"op_code":', b'{"op_code":4,'  # how a line begins, and one with a trial

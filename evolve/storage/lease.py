@@ -21,7 +21,8 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from evolve.errors import RunError
 from evolve.storage.lease_slots import FileSlot, Holder, RowSlot, Slot
-from evolve.storage.storage import journal_path, storage_errors, with_driver
+from evolve.storage.storage import storage_errors, with_driver
+from evolve.storage.urls import journal_path
 
 BEAT = 5.0  # seconds between two heartbeats
 PATIENCE = 30.0  # seconds without a heartbeat after which a driver on another machine counts as dead

@@ -22,7 +22,8 @@ from evolve.storage.database import Database
 from evolve.storage.journal import Journal
 from evolve.storage.parts import PREFIX, cut, is_head, joined, packed, unpacked
 from evolve.storage.shown import frozen
-from evolve.storage.storage import Attributes, Patience, Store, check_url, journal_path, storage_errors, with_driver
+from evolve.storage.storage import Attributes, Patience, Store, storage_errors, with_driver
+from evolve.storage.urls import check_url, journal_path
 from evolve.trial import Trial
 from search_spaces.gene import Gene, Value
 

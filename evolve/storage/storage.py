@@ -1,4 +1,4 @@
-"""Where ledgers stand: what a storage has to do, how its URL is shown, and what is waited for when it is away."""
+"""Where ledgers stand: what a storage has to do, what is missing to open it, and what is waited for when it is away."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import importlib.util
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 import optuna
@@ -15,13 +14,13 @@ import sqlalchemy
 from optuna.trial import FrozenTrial
 
 from evolve.errors import RunError
+from evolve.storage.urls import hidden
 
 SQLITE_WAIT = 60  # seconds that a writer waits for another one's lock
 PATIENCE = 300.0  # seconds for which a storage that answered once may be away
 PAUSE = 2.0  # seconds at most between two attempts
 CONNECTING = 10  # seconds for a connection
 SILENT = 60  # seconds after which a connection that says nothing in the midst of a transaction is given up
-JOURNAL = "journal:"
 DRIVERS = {  # kind of database -> drivers and their modules, the preferred ones first
     "postgresql": (("psycopg2", "psycopg2"), ("psycopg", "psycopg")),
     "mysql": (("mysqldb", "MySQLdb"), ("pymysql", "pymysql")),
@@ -49,22 +48,6 @@ class Store(Protocol):
         """Write a finished trial, unless it stands there already: `known` of its attributes."""
 
     def close(self) -> None: ...
-
-
-def journal_path(url: str) -> Path | None:
-    """The file of `journal:///folder/file`, `journal:/folder/file` or `journal:file`; None of a database's URL.
-
-    As with file: URLs, what follows two slashes and the next one is a path from the root. Raises RunError.
-    """
-    if not url.startswith(JOURNAL):
-        return None
-    rest = url.removeprefix(JOURNAL)
-    if rest.startswith("//") and not rest.startswith("///"):
-        raise RunError(f"run.storage ({url}): names a host; write journal:///folder/file, or journal:file from here")
-    path = "/" + rest.lstrip("/") if rest.startswith("/") else rest
-    if not path.strip("/") or path.endswith("/"):
-        raise RunError(f"run.storage ({url}): names no file; write journal:///folder/file, or journal:file from here")
-    return Path(path)
 
 
 def with_driver(url: str) -> str:
@@ -194,36 +177,3 @@ class NoRun(RunError):
 
 def no_run(url: str, name: str) -> NoRun:
     return NoRun(f"run.storage ({hidden(url)}): holds no run named {name}; begin it with `evolve run`")
-
-
-def file_of(url: str) -> Path | None:
-    """The file that a journal or SQLite keeps, None of a server's. Raises RunError."""
-    path = journal_path(url)
-    if path is not None:
-        return path
-    parsed = sqlalchemy.engine.make_url(url)
-    file = parsed.database if parsed.get_backend_name() == "sqlite" else None
-    return Path(file) if file and not file.startswith("file:") else None
-
-
-def check_url(url: str) -> None:
-    """Raises RunError for what is no storage's URL. It is not shown: it may hold a password."""
-    if journal_path(url) is not None:
-        return
-    try:
-        sqlalchemy.engine.make_url(url)
-    except (sqlalchemy.exc.ArgumentError, ValueError):
-        raise RunError(
-            "run.storage: is not a database URL; write one such as postgresql://user:password@host:5432/name, "
-            "journal:///folder/file for a file in a shared folder, or null for a file in the run's folder"
-        ) from None
-
-
-def hidden(url: str) -> str:
-    """The URL without its password, and without its options, which may hold one."""
-    if url.startswith(JOURNAL):
-        return url
-    try:
-        return sqlalchemy.engine.make_url(url).set(query={}).render_as_string(hide_password=True)
-    except (sqlalchemy.exc.ArgumentError, ValueError):
-        return "not a database URL"

@@ -15,8 +15,9 @@ from optuna.storages.journal import JournalFileBackend, JournalStorage
 
 from evolve.config.search_yaml import SearchConfig
 from evolve.errors import RunError
-from evolve.preparation.belonging import ID, MARK, mark_of, place_of
+from evolve.preparation.belonging import ID, MARK, check_storage, mark_of, place_of
 from evolve.preparation.guard import guard, sole_driver
+from evolve.preparation.preflight import preflight
 from evolve.trial import Trial
 from search_spaces.gene import Gene
 
@@ -146,6 +147,38 @@ def test_a_mark_that_is_none_is_written_anew(tmp_path: Path, text: str) -> None:
     (tmp_path / "run" / MARK).write_text(text)
     assert start(config(tmp_path)) == 1
     assert json.loads((tmp_path / "run" / MARK).read_text())["storage"] == "study.db"
+
+
+def test_what_is_wrong_with_a_storage_is_told_before_models_are_opened(tmp_path: Path) -> None:
+    mine = tmp_path / "mine.txt"
+    mine.write_text("no database\n")
+    for url, told in {
+        "foo://bar": "foo is no kind of storage",
+        "mysql+mysqldb://me:hunter2@127.0.0.1:1/db": "install the driver|check that it can be reached",
+        "postgresql://me:hunter2@127.0.0.1:1/db": "Connection refused.*check that it can be reached",
+        f"sqlite:///{tmp_path}/none/x.db": "there is no folder",
+        f"sqlite:///{mine}": "file is not a database",
+        f"journal:{mine}": "is damaged",
+    }.items():
+        with pytest.raises(RunError, match=rf"^run\.storage.*({told})") as caught:
+            preflight(config(tmp_path / "results", url))
+        assert "hunter2" not in str(caught.value)
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
+
+
+def test_looking_at_a_storage_makes_nothing_in_it(tmp_path: Path) -> None:
+    check_storage(config(tmp_path))
+    check_storage(config(tmp_path, other(tmp_path)))
+    check_storage(config(tmp_path, f"journal:{tmp_path}/runs.log"))
+    assert list(tmp_path.iterdir()) == []
+    start(config(tmp_path / "a", other(tmp_path)))
+    start(config(tmp_path / "a", f"journal:{tmp_path}/runs.log", name="next"))
+    before = [(tmp_path / name).read_bytes() for name in ("other.db", "runs.log")]
+    check_storage(config(tmp_path / "b", other(tmp_path), name="new"))
+    check_storage(config(tmp_path / "b", f"journal:{tmp_path}/runs.log", name="new"))
+    assert [(tmp_path / name).read_bytes() for name in ("other.db", "runs.log")] == before
+    with pytest.raises(RunError, match="holds no run named run, while"):
+        check_storage(config(tmp_path / "a", f"journal:{tmp_path}/runs.log"))
 
 
 def test_no_password_is_written(tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from evolve.storage.journal import TORN, cut_torn_tail, last_line, locked
 from evolve.storage.lease import Lease
 from evolve.storage.lease_slots import FileSlot, Holder
 from evolve.storage.ledger import Ledger
-from evolve.storage.storage import journal_path
+from evolve.storage.urls import journal_path
 from evolve.trial import Trial
 
 ROOT = Path(__file__).parents[3]

@@ -21,7 +21,7 @@ from sqlalchemy import event
 from evolve.errors import RunError
 from evolve.storage.ledger import Ledger
 from evolve.storage.shown import SHOWN_GENES
-from evolve.storage.storage import hidden
+from evolve.storage.urls import hidden
 from evolve.trial import Failure, Trial
 from search_spaces import SPACES
 from search_spaces.assemble import Spec

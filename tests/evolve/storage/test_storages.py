@@ -27,7 +27,8 @@ from evolve.storage.lease import Lease
 from evolve.storage.ledger import Ledger
 from evolve.storage.parts import LARGEST
 from evolve.storage.shown import SHOWN_GENES
-from evolve.storage.storage import DRIVERS, engine_arguments, journal_path
+from evolve.storage.storage import DRIVERS, engine_arguments
+from evolve.storage.urls import journal_path
 from evolve.trial import Failure, Trial
 from search_spaces.gene import Gene
 
