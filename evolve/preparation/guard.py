@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from evolve.storage.lease import Lease
 from evolve.storage.lease_slots import Holder
 from evolve.storage.ledger import Ledger
 
+LOCK = ".lock"
 LATER = {"search.asynchronous": False}  # keys that earlier versions did not have, with what these did
 
 
@@ -28,11 +29,12 @@ def sole_driver(config: SearchConfig, say: Callable[[str], None] = lambda _: Non
     `say` is told where the storage is waited for.
     """
     folder = config.folder
+    missing = [each for each in (folder, *folder.parents) if not each.exists()]
     with ExitStack() as stack:
         try:
             folder.mkdir(parents=True, exist_ok=True)
             tempfile.TemporaryFile(dir=folder).close()  # the lock of an earlier start may stand in a read-only folder
-            stack.enter_context(FileLock(folder / ".lock", timeout=0))
+            stack.enter_context(FileLock(folder / LOCK, timeout=0))
         except Timeout:
             raise RunError(
                 f"{folder}: another run is at work in this folder; wait for it, stop it, or choose another name"
@@ -42,12 +44,23 @@ def sole_driver(config: SearchConfig, say: Callable[[str], None] = lambda _: Non
                 f"run.output ({folder}): cannot be written ({error.strerror or error}); "
                 "make it writable or name another folder"
             ) from None
+        stack.callback(remove_empty, folder, missing)
         check_belongs(config, say)
         ledger = Ledger(storage_url(config), config.name, say=say)
         lease = stack.enter_context(Lease(storage_url(config), config.name))
         stack.callback(ledger.close)  # before the lease is given back: a failed transaction keeps its lock
         sweep(folder)
         yield ledger, lease
+
+
+def remove_empty(folder: Path, made: Sequence[Path]) -> None:
+    """Remove the folders that were `made` down to `folder`, the last one first, where they hold nothing but its lock,
+    which this process holds."""
+    with suppress(OSError):
+        if made and [each.name for each in folder.iterdir()] == [LOCK]:
+            (folder / LOCK).unlink()
+        for each in made:
+            each.rmdir()
 
 
 def holder_of(config: SearchConfig) -> Holder | None:

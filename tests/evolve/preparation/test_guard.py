@@ -124,6 +124,25 @@ def test_one_driver_in_a_folder(tmp_path: Path) -> None:
     assert left == {"study.db"}
 
 
+def test_a_start_that_fails_leaves_no_folder_that_it_made(tmp_path: Path) -> None:
+    nowhere = {"run__storage": f"sqlite:///{tmp_path}/none/x.db"}
+    with pytest.raises(RunError, match="unable to open"), sole_driver(config(tmp_path / "a/b", **nowhere)):
+        pass
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "a").mkdir()
+    with pytest.raises(RunError), sole_driver(config(tmp_path / "a/b", **nowhere)):
+        pass
+    assert [path.name for path in tmp_path.rglob("*")] == ["a"]
+    (tmp_path / "a/run").mkdir()  # somebody else's
+    with pytest.raises(RunError), sole_driver(config(tmp_path / "a", **nowhere)):
+        pass
+    assert (tmp_path / "a/run").is_dir()
+    mine = tmp_path / "shared.db"
+    with sole_driver(config(tmp_path / "b", run__storage=f"sqlite:///{mine}")):
+        (tmp_path / "b/run/log.jsonl").write_text("{}")
+    assert (tmp_path / "b/run/log.jsonl").is_file()
+
+
 def test_one_driver_in_a_storage_that_two_folders_share(tmp_path: Path) -> None:
     shared = {"run__storage": f"sqlite:///{tmp_path}/shared.db"}
     with (
