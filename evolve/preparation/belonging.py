@@ -7,6 +7,7 @@ begin a second history in the folder.
 from __future__ import annotations
 
 import json
+import os
 import uuid
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -49,9 +50,9 @@ def place_of(config: SearchConfig) -> str:
             parsed.get_backend_name(), host=parsed.host, port=parsed.port, database=parsed.database
         )
         return bare.render_as_string()
-    if file.resolve() == (config.folder / OWN).resolve():
+    if os.path.realpath(file) == os.path.realpath(config.folder / OWN):
         return OWN  # a folder may be copied or moved
-    return f"{JOURNAL if journal_path(url) else 'sqlite:///'}{file.resolve()}"
+    return f"{JOURNAL if journal_path(url) else 'sqlite:///'}{os.path.realpath(file)}"
 
 
 def mark_of(config: SearchConfig) -> Mark | None:

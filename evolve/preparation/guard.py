@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
@@ -29,7 +30,7 @@ def sole_driver(config: SearchConfig, say: Callable[[str], None] = lambda _: Non
     `say` is told where the storage is waited for.
     """
     folder = config.folder
-    missing = [each for each in (folder, *folder.parents) if not each.exists()]
+    missing = [each for each in (folder, *folder.parents) if not os.path.exists(each)]  # it raises nothing
     with ExitStack() as stack:
         try:
             folder.mkdir(parents=True, exist_ok=True)

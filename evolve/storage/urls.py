@@ -82,11 +82,11 @@ def check_file(url: str, made: Path) -> None:
         return
     folder, ours = file.absolute().parent, made.absolute()
     problem, todo = "", "make it, or name a file elsewhere"
-    if file.is_dir():
+    if os.path.isdir(file):  # which raises nothing
         problem, todo = f"{file} is a folder", "name a file in it"
-    elif not folder.is_dir() and folder not in (ours, *ours.parents):
+    elif not os.path.isdir(folder) and folder not in (ours, *ours.parents):
         problem = f"there is no folder {folder}"
-    elif (there := next((each for each in (file, folder) if each.exists()), None)) and not os.access(there, os.W_OK):
+    elif (there := next((each for each in (file, folder) if os.path.exists(each)), None)) and not os.access(there, os.W_OK):
         problem, todo = f"{there} cannot be written", "make it writable, or name a file elsewhere"
     if problem:
         raise RunError(f"run.storage ({hidden(url)}): {problem}; {todo}")
