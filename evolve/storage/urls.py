@@ -86,7 +86,9 @@ def check_file(url: str, made: Path) -> None:
         problem, todo = f"{file} is a folder", "name a file in it"
     elif not os.path.isdir(folder) and folder not in (ours, *ours.parents):
         problem = f"there is no folder {folder}"
-    elif (there := next((each for each in (file, folder) if os.path.exists(each)), None)) and not os.access(there, os.W_OK):
+    elif there := next(
+        (each for each in (file, folder) if os.path.exists(each) and not os.access(each, os.W_OK)), None
+    ):
         problem, todo = f"{there} cannot be written", "make it writable, or name a file elsewhere"
     if problem:
         raise RunError(f"run.storage ({hidden(url)}): {problem}; {todo}")

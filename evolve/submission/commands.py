@@ -27,7 +27,7 @@ Pip = Annotated[
     str | None, typer.Option(help="install evolve there first: a requirement, a wheel, or its source folder")
 ]
 Detach = Annotated[bool, typer.Option("--detach", "--no-wait", help="do not show the log")]
-Out = Annotated[Path | None, typer.Argument(help="the new folder here; else results/NAME")]
+Out = Annotated[Path | None, typer.Argument(help="the folder here, new or fetched before; else results/NAME")]
 ClientAddress = Annotated[
     str | None, typer.Option(help="of Ray's client server; else port 10001 of the same host: ray://head:10001")
 ]

@@ -1,26 +1,33 @@
 """`evolve fetch`: a run's results from a cluster, in pieces, each file checked by its digest.
 
-Files gather in a hidden folder beside the asked one, which takes their name when all are there and right. An
+Files gather in a hidden folder beside the asked one, which takes its name when all are there and right. An
 interrupted fetch goes on at the first missing piece. What the cluster says of paths and sizes is checked: nothing is
 written outside of that folder.
 """
 
 from __future__ import annotations
 
-import hashlib
+import json
 import os
 import shutil
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout  # another class before Python 3.11
+from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import urlsplit
 
+import yaml
+
+from engine.strict_yaml import load_yaml
 from evolve.atomic import UNFINISHED
 from evolve.errors import RunError
+from evolve.preparation.belonging import MARK as LEDGER_MARK
+from evolve.preparation.belonging import OWN
 from evolve.submission import sending
+from evolve.submission.fetched import MARK, Fetched, begin_with, digest_of, earlier, files_of, put, tidy, unfinished
 from evolve.submission.jobs import Call, Jobs, reading
 from evolve.workers.reaching import last_line
 
@@ -29,31 +36,113 @@ AHEAD = 4  # pieces under way
 PATIENCE = 600.0  # seconds for one answer
 SPARE = 64 * 2**20  # bytes of the disk that stay free
 INNER = ("requests", "items")  # folders that only the search itself reads
+BULK = ("checkpoint",)
+SMALL = 2**22  # bytes that a search.yaml has at most
 CLIENT_PORT = 10001  # of Ray's client server, unless the head was started with another one
 
 
 def fetch(
     name: str, address: str, out: Path | None, client: str | None, folder: str | None, checkpoint: bool, whole: bool
 ) -> None:
-    """Bring a run's folder here, to `out` or results/<name>. Raises RunError."""
+    """Bring a run's folder here, to `out` or results/<name>, or bring up to date what an earlier fetch left there.
+    Raises RunError."""
     target = out or Path("results", name)
-    if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise RunError(f"{target}: is there already; name another folder, or move this one away")
+    target = target.resolve() if target.is_symlink() else target
+    before = earlier(target, name)
+    if before is not None:  # what came then comes again: it belongs together
+        checkpoint, whole = (asked or has(before, *parts) for asked, parts in ((checkpoint, BULK), (whole, INNER)))
     node = None
+    named = folder is not None
     if folder is None:
         folder, node = place_of_run(name, address)
     with reading(client or client_address(address), node) as call:
-        files = listed(call, folder)
-        chosen = [each for each in files if is_wanted(each[0], checkpoint, whole)]
-        if not chosen:
-            raise RunError(f"{folder}: holds no results yet on the cluster; follow the run to its end first")
+        check_run(call, name, folder, named, before, target)
+        chosen = [each for each in listed(call, folder) if is_wanted(each[0], checkpoint, whole)]
+        own = own_files(target, before, [path for path, _ in chosen])
         partial = target.parent / f".{target.name}.fetching"
+        with writing(partial):
+            partial.mkdir(parents=True, exist_ok=True)
+            if before is not None:
+                begin_with(target, before, partial)
         check_disk(partial, chosen)
-        for path, size in chosen:
-            bring(call, folder, path, size, partial)
-    tidy(partial, [path for path, _ in chosen])
-    os.replace(partial, target)
+        digests = {path: bring(call, folder, path, size, partial) for path, size in chosen}
+    with writing(partial):
+        tidy(partial, {*digests, *own})
+        lacks = unfinished(partial, checkpoint)
+        if (partial / OWN).is_file():  # to look at it may have undone what a killed driver had half-written
+            digests[OWN] = digest_of(partial / OWN)
+        put(partial, target, Fetched(name, folder, digests))
     print(f"{len(chosen)} files, {amount(sum(size for _, size in chosen))}, every digest verified: {target}")
+    if lacks:
+        print(f"{name}: {lacks}; the same command brings the rest when it has")
+
+
+def check_run(call: Call, name: str, folder: str, named: bool, before: Fetched | None, target: Path) -> None:
+    """Raises RunError for a folder there that is not the run's, or not the one that was fetched `before`; `named`: it
+    was the user who told it."""
+    if before is not None and before.folder != folder:
+        raise RunError(f"{target}: was fetched from {before.folder}, not from {folder}; name another folder")
+    begun = beginning(call, folder, "search.yaml")
+    if not begun and not named:
+        raise RunError(f"{folder}: holds no results yet on the cluster; follow the run to its end first")
+    if not begun:
+        raise RunError(f"{folder}: is no run's folder (it has no search.yaml); give that of {name} with --from PATH")
+    found = value_of(load_yaml, begun, "name")
+    if found != name:
+        raise RunError(f"{folder}: holds the run {found!r:.80}, not {name}; give its name, or the folder of {name}")
+    ledger = target / LEDGER_MARK
+    if before is not None and ledger.is_file():
+        here, there = (
+            value_of(json.loads, ledger.read_bytes(), "id"),
+            value_of(json.loads, beginning(call, folder, LEDGER_MARK), "id"),
+        )
+        if here != there:
+            raise RunError(
+                f"{target}: holds another run of this name, which {folder} held when it came; name another folder"
+            )
+
+
+def beginning(call: Call, folder: str, name: str) -> bytes:
+    """A small file there; nothing of one that is not there. Raises RunError where the folder is not."""
+    data = answer(call(sending.beginning, folder, name, SMALL))
+    if data is None:
+        raise RunError(f"{folder}: is not there on the cluster's head; give the run's folder with --from PATH")
+    return bytes(data)
+
+
+def value_of(parse: Callable[[str], Any], text: bytes, key: str) -> Any:
+    """What stands under a key of a file; None where it is no such file."""
+    try:
+        data = parse(text.decode("utf-8"))
+    except (ValueError, yaml.YAMLError, RecursionError):
+        return None
+    return data.get(key) if isinstance(data, dict) else None
+
+
+def has(before: Fetched, *parts: str) -> bool:
+    """Whether files of one of these folders were brought."""
+    return any(path.split("/")[0] in parts for path in before.files)
+
+
+def own_files(target: Path, before: Fetched | None, coming: Sequence[str]) -> set[str]:
+    """What the user has put beside the fetched files. Raises RunError for what would be lost."""
+    own = set() if before is None else {*files_of(target)} - {*before.files, MARK}
+    if lost := sorted(own & {*coming}):
+        raise RunError(
+            f"{target / lost[0]}: is there already, and was not fetched; move it away, or name another folder"
+        )
+    return own
+
+
+@contextmanager
+def writing(partial: Path) -> Iterator[None]:
+    """Raises RunError where files here cannot be written."""
+    try:
+        yield
+    except OSError as error:
+        raise RunError(
+            f"{partial.parent}: cannot be written ({error.strerror or error}); make it writable or name another folder"
+        ) from error
 
 
 def place_of_run(name: str, address: str) -> tuple[str, str | None]:
@@ -99,11 +188,7 @@ def is_wanted(path: str, checkpoint: bool, whole: bool) -> bool:
 
 
 def check_disk(partial: Path, chosen: list[tuple[str, int]]) -> None:
-    """Raises RunError where the files would not fit, or their folder cannot be made."""
-    try:
-        partial.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise RunError(f"{partial.parent}: cannot be written ({error.strerror}); name another folder") from error
+    """Raises RunError where the files would not fit."""
     here = sum(path.stat().st_size for path in partial.rglob("*") if path.is_file())
     needed, free = sum(size for _, size in chosen) - here + SPARE, shutil.disk_usage(partial).free
     if needed > free:
@@ -113,19 +198,19 @@ def check_disk(partial: Path, chosen: list[tuple[str, int]]) -> None:
         )
 
 
-def bring(call: Call, folder: str, path: str, size: int, partial: Path) -> None:
-    """One file to its place in `partial`. Raises RunError where it does not come as it is there."""
+def bring(call: Call, folder: str, path: str, size: int, partial: Path) -> str:
+    """One file to its place in `partial`; returns its digest. Raises RunError where it does not come as it is there."""
     place = partial / path
-    expected = answer(call(sending.digest, folder, path))
+    expected = str(answer(call(sending.digest, folder, path)))
     if place.is_file() and digest_of(place) == expected:
-        return
+        return expected
     coming = place.with_name(f".{place.name}{UNFINISHED}")
     for _ in range(2):  # pieces of an earlier attempt may be of an earlier file
         receive(call, folder, path, size, coming)
         if digest_of(coming) == expected:
             os.replace(coming, place)
             print(f"{path}  {amount(size)}", flush=True)
-            return
+            return expected
         coming.unlink()
     raise RunError(f"{path}: came otherwise than it is on the cluster; is the run being written? fetch it again later")
 
@@ -176,24 +261,6 @@ def lost(error: BaseException) -> RunError:
     return RunError(
         f"--client: the cluster answers no longer ({last_line(error)}); the same command goes on from there"
     )
-
-
-def digest_of(path: Path) -> str:
-    hashed = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 22):
-            hashed.update(block)
-    return hashed.hexdigest()
-
-
-def tidy(partial: Path, paths: list[str]) -> None:
-    """Take away what an earlier attempt left of files that are there no longer."""
-    kept = {partial / path for path in paths}
-    for path in sorted(partial.rglob("*"), reverse=True):
-        if path.is_file() and path not in kept:
-            path.unlink()
-        elif path.is_dir() and not any(path.iterdir()):
-            path.rmdir()
 
 
 def amount(size: float) -> str:

@@ -27,6 +27,20 @@ def listing(folder: str) -> list[tuple[str, int]] | None:
     return sorted(found)
 
 
+def beginning(folder: str, name: str, size: int) -> bytes | None:
+    """The first `size` bytes of a file, none of what is not there or a link; None: there is no folder."""
+    import os
+
+    folder = os.path.expanduser(folder)
+    if not os.path.isdir(folder):
+        return None
+    path = os.path.join(folder, name)
+    if not os.path.isfile(path) or os.path.islink(path):
+        return b""
+    with open(path, "rb") as file:
+        return file.read(size)
+
+
 def digest(folder: str, name: str) -> str:
     """The sha256 of a file's contents."""
     import hashlib

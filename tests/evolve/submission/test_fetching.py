@@ -10,10 +10,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
+from evolve.config.search_yaml import SearchConfig
 from evolve.errors import RunError
+from evolve.preparation.guard import guard, sole_driver
+from evolve.storage.ledger import SEARCH_ENDED, START
 from evolve.submission import fetching
+from evolve.submission.fetched import aside
 from evolve.submission.fetching import client_address, fetch
+from evolve.trial import Trial
+from evolve.watching.status import status
+from search_spaces.gene import Gene
 
 
 class Cluster:
@@ -58,6 +66,7 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> Cluster:
 def run(tmp_path: Path) -> Path:
     folder = tmp_path / "there/run"
     contents = {
+        "search.yaml": b"name: run\n",
         "best.yaml": b"recipe",
         "checkpoint/model.safetensors": bytes(range(256)) * 50,
         "report.md": b"",
@@ -70,6 +79,9 @@ def run(tmp_path: Path) -> Path:
     return folder
 
 
+SMALL = {"search.yaml", "best.yaml", "report.md", ".fetched.json"}
+
+
 def brought(run: Path, out: Path, checkpoint: bool = True, whole: bool = False) -> set[str]:
     fetch("run", "http://head:8265", out, None, str(run), checkpoint, whole)
     return {path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file()}
@@ -77,18 +89,18 @@ def brought(run: Path, out: Path, checkpoint: bool = True, whole: bool = False) 
 
 def test_a_run_comes_home(cluster: Cluster, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "home/run"
-    assert brought(run, out) == {"best.yaml", "checkpoint/model.safetensors", "report.md"}
+    assert brought(run, out) == {*SMALL, "checkpoint/model.safetensors"}
     assert (out / "checkpoint/model.safetensors").read_bytes() == bytes(range(256)) * 50
     assert [each.name for each in out.parent.iterdir()] == ["run"]
-    assert f"3 files, 12.5 KiB, every digest verified: {out}" in capsys.readouterr().out
-    assert brought(run, tmp_path / "small", checkpoint=False) == {"best.yaml", "report.md"}
+    assert capsys.readouterr().out.endswith(f"\n4 files, 12.5 KiB, every digest verified: {out}\n")
+    assert brought(run, tmp_path / "small", checkpoint=False) == SMALL
     assert "items/search.parquet" in brought(run, tmp_path / "all", whole=True)
 
 
 @pytest.mark.parametrize("at_once", [True, False])
 def test_a_cut_connection_costs_what_was_under_way(cluster: Cluster, run: Path, tmp_path: Path, at_once: bool) -> None:
     out = tmp_path / "run"
-    cluster.last, cluster.at_once = 10, at_once
+    cluster.last, cluster.at_once = 11, at_once
     with pytest.raises(RunError, match="answers no longer \\(cut\\); the same command goes on"):
         brought(run, out)
     assert not out.exists()
@@ -161,3 +173,132 @@ def test_a_full_disk_is_told_before_anything_comes(
 def test_the_client_server_is_on_the_same_host() -> None:
     assert client_address("http://head:8265") == "ray://head:10001"
     assert client_address("https://[::1]:8265") == "ray://[::1]:10001"
+
+
+def test_only_the_run_of_that_name_is_brought(cluster: Cluster, run: Path, tmp_path: Path) -> None:
+    for text, told in {
+        None: "is no run's folder \\(it has no search.yaml\\); give that of run with --from PATH",
+        "name: other": "holds the run 'other', not run; give its name",
+        "- name": "holds the run None, not run",
+        "name: [": "holds the run None, not run",
+    }.items():
+        (run / "search.yaml").unlink(missing_ok=True)
+        if text is not None:
+            (run / "search.yaml").write_text(text)
+        with pytest.raises(RunError, match=told):
+            brought(run, tmp_path / "run")
+    assert {name for name, _ in cluster.calls} == {"beginning"}
+    assert not (tmp_path / "run").exists()
+
+
+CONFIG = {
+    "name": "run",
+    "models": {"base": "b", "sources": ["s"]},
+    "score": {"tasks": [{"task": "t", "metric": "acc"}]},
+}
+
+
+def searching(run: Path, trials: int, ended: bool = False) -> None:
+    """The driver on the cluster goes on until so many trials are recorded."""
+    config = SearchConfig.model_validate({**CONFIG, "run": {"output": str(run.parent)}})
+    with sole_driver(config) as (ledger, _):
+        guard(ledger, config, {})
+        ledger.add_event(START, trials=0)
+        for number in range(len(ledger.trials()), trials):
+            ledger.record(Trial(number, 0, (0.5,), "d", 0.5), (Gene("g"),), {"g": 0.5})
+        if ended:
+            ledger.add_event(SEARCH_ENDED, trials=trials, reason="search.trials (200) is used up")
+    (run / "search.yaml").write_text(yaml.safe_dump(config.model_dump(mode="json")))
+
+
+def test_a_run_that_has_not_ended_is_said_to_be_that_and_brought_up_to_date(
+    cluster: Cluster, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "home"
+    (run / "best.yaml").rename(tmp_path / "best.yaml")
+    (run / "report.md").unlink()
+    searching(run, 2)
+    brought(run, out)
+    assert capsys.readouterr().out.splitlines()[-1] == (
+        "run: the run has not ended: 2 of 200 candidates, without best.yaml, report.md; "
+        "the same command brings the rest when it has"
+    )
+    status(out)  # looking changes nothing
+    assert "run: 2 of 200 candidates" in capsys.readouterr().out
+    (out / "notes/mine.txt").parent.mkdir()
+    (out / "notes/mine.txt").write_text("mine")
+    searching(run, 5, ended=True)
+    (tmp_path / "best.yaml").rename(run / "best.yaml")
+    (run / "report.md").write_text("found")
+    cluster.calls.clear()
+    assert "notes/mine.txt" in brought(run, out, checkpoint=False)
+    assert "has not ended" not in capsys.readouterr().out
+    status(out)
+    assert "run: 5 of 200 candidates" in capsys.readouterr().out
+    assert (out / "report.md").read_text() == "found"
+    assert (out / "checkpoint/model.safetensors").is_file()
+    assert not [each for name, each in cluster.calls if name == "piece" and "checkpoint" in each[1]]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["home", "there"]
+
+
+def test_results_of_an_earlier_end_are_said_to_be_that(
+    cluster: Cluster, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    searching(run, 2)
+    brought(run, tmp_path / "home")
+    told = capsys.readouterr().out.splitlines()[-1]
+    assert told.startswith("run: the run has not ended: 2 of 200 candidates, its results are older; ")
+
+
+def test_a_cut_update_goes_on(cluster: Cluster, run: Path, tmp_path: Path) -> None:
+    out = tmp_path / "home"
+    brought(run, out)
+    (run / "checkpoint/model.safetensors").write_bytes(bytes(12_800))
+    (run / "report.md").write_text("found")
+    cluster.last = len(cluster.calls) + 10
+    with pytest.raises(RunError, match="answers no longer"):
+        brought(run, out)
+    assert (out / "checkpoint/model.safetensors").read_bytes() == bytes(range(256)) * 50
+    cluster.last = 10**9
+    brought(run, out)
+    assert (out / "checkpoint/model.safetensors").read_bytes() == bytes(12_800)
+    assert (out / "report.md").read_text() == "found"
+
+
+def test_an_update_that_was_cut_while_it_took_its_place(cluster: Cluster, run: Path, tmp_path: Path) -> None:
+    out = tmp_path / "home"
+    brought(run, out)
+    out.rename(aside(out))
+    brought(run, out)
+    assert (out / "best.yaml").is_file()
+    assert not aside(out).exists()
+
+
+def test_what_was_changed_here_is_not_written_over(cluster: Cluster, run: Path, tmp_path: Path) -> None:
+    out = tmp_path / "home"
+    brought(run, out)
+    (out / "best.yaml").write_text("mine")
+    with pytest.raises(RunError, match=r"best\.yaml: was changed here since it was fetched; name another folder"):
+        brought(run, out)
+    (out / "best.yaml").write_bytes(b"recipe")
+    (out / "trials.csv").write_text("mine")
+    brought(run, out)
+    (run / "trials.csv").write_text("theirs")
+    with pytest.raises(RunError, match=r"trials\.csv: is there already, and was not fetched"):
+        brought(run, out)
+    assert (out / "trials.csv").read_text() == "mine"
+
+
+def test_another_run_does_not_take_the_place_of_one(cluster: Cluster, run: Path, tmp_path: Path) -> None:
+    searching(run, 2)
+    out = tmp_path / "home"
+    brought(run, out)
+    other = run.rename(run.parent / "other")
+    with pytest.raises(RunError, match=r"was fetched from .*/there/run, not from .*/there/other; name another folder"):
+        brought(other, out)
+    other.rename(run)
+    (run / "study.db").unlink()
+    (run / "ledger.json").unlink()
+    searching(run, 1)
+    with pytest.raises(RunError, match="holds another run of this name"):
+        brought(run, out)
