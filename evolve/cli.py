@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from evolve.by_hand import merge_options, score_options
-from evolve.command import execute
+from evolve.command import execute, how_to_go_on
 from evolve.submission import commands as submission
 from tasks.spec import BATCH_TOKENS
 
@@ -52,7 +52,8 @@ def run(
     """Search, or go on where an earlier start stopped; ends with best.yaml, checkpoint/ and report.md."""
     from evolve.environment import asked_threads
 
-    execute("evolve.run", "run", search, asked_threads(), address, before=partial(joinable, search, address))
+    asked = (search, asked_threads(), address)
+    execute("evolve.run", "run", *asked, interrupted=how_to_go_on(), before=partial(joinable, search, address))
 
 
 @app.command()

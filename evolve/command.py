@@ -18,6 +18,8 @@ from typing import Any, NoReturn
 from evolve.workers.interruption import INTERRUPTION
 
 INTERRUPTED = "\ninterrupted; what is finished is recorded: the same command goes on from there"
+THERE = "\ninterrupted; what is finished is recorded: `evolve submit` of the same search goes on from there"
+SUBMITTED = "EVOLVE_SUBMITTED"  # the variable that says that `evolve submit` has started this
 AGAIN = 30  # seconds until it is raised once more: within a destructor Python drops an exception
 
 
@@ -58,6 +60,11 @@ def execute(
         if not is_users(error):
             raise
         stop("\n".join(f"error: {printable(line)}" for line in str(error).splitlines()), 2)
+
+
+def how_to_go_on() -> str:
+    """What an interrupted run says, where its command was typed and where another one has started it."""
+    return THERE if os.environ.get(SUBMITTED) else INTERRUPTED
 
 
 def imported(module: str) -> ModuleType:

@@ -18,7 +18,7 @@ from evolve.config.budget import WORKING, Budget
 from evolve.config.given import addressed
 from evolve.config.search_yaml import SearchConfig, load_config
 from evolve.environment import describe
-from evolve.preparation.course import Searched, draws_of, searched
+from evolve.preparation.course import NOT_BEGUN, Searched, draws_of, searched
 from evolve.preparation.guard import guard, resolved, sole_driver
 from evolve.preparation.preflight import Findings, check_weights, preflight
 from evolve.report.facts import Facts
@@ -32,7 +32,7 @@ from evolve.storage.lease import Lease
 from evolve.storage.ledger import SEARCH_ENDED, Ledger
 from evolve.trial import Trial
 from evolve.watching.listeners import placing, result_fields, watched
-from evolve.watching.progress import ProgressLog
+from evolve.watching.progress import WARNING, ProgressLog
 from evolve.watching.tracking import RESULT, trackings
 from evolve.workers.executor import Executor
 from evolve.workers.remembering import Keys, Remembering
@@ -101,6 +101,8 @@ def drive(config: SearchConfig, findings: Findings, ledger: Ledger, lease: Lease
     told = headline(verdict, Figures(setting.objective))
     log.tell(RESULT, result_fields(told, verdict))
     log.say(f"\n{told}\n{where(config.folder)}")
+    if found.ended.endswith(NOT_BEGUN):
+        log.say(f"{WARNING}{found.ended}")
 
 
 def beginning(budget: Budget, ledger: Ledger, lease: Lease) -> Callable[[], None]:

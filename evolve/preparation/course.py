@@ -28,7 +28,8 @@ IN_VAIN = (
 )
 NOTHING_LEFT = "the optimizer has nothing more to ask"
 NOT_BEGUN = (
-    ", all of it by the models and plain merges that every search begins with: nothing was searched; give it more"
+    ", with nothing scored but models and plain merges, with which every search begins: nothing was searched; give it "
+    "more"
 )
 
 

@@ -11,6 +11,7 @@ import subprocess
 import sys
 
 SETTINGS = "RAY_JOB_CONFIG_JSON_ENV_VAR"
+SUBMITTED = "EVOLVE_SUBMITTED"  # as evolve/command.py reads it
 OPTION = "--python_worker_command="
 FOUND = """
 import importlib.metadata, importlib.util, sys
@@ -46,6 +47,7 @@ def main(version: str, environment: str) -> None:
     if python == environment:
         use_for_workers(python)
     sys.stdout.flush()
+    os.environ[SUBMITTED] = "1"
     os.execv(python, [python, "-m", "evolve", "run", "search.yaml"])
 
 

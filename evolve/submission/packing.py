@@ -18,7 +18,7 @@ from typing import Any
 import yaml
 
 from engine.errors import EngineError
-from engine.reference import Location, parse_reference
+from engine.reference import HUB_ID, Location, parse_reference
 from evolve.config.search_yaml import SearchConfig
 from evolve.credentials import secrets_of
 from evolve.errors import ConfigError
@@ -109,6 +109,11 @@ def is_here(part: Location) -> bool:
     return Path(part.name).expanduser().is_dir()
 
 
+def is_path(name: str) -> bool:
+    """Whether a folder must be meant: it is no id of the Hub, or begins with a folder that is here."""
+    return not HUB_ID.match(name) or ("/" in name and Path(name).parts[:1] != () and Path(Path(name).parts[0]).is_dir())
+
+
 def output_there(output: str) -> str:
     """Absolute paths and those from a home folder as they are; relative ones from the home folder there."""
     if output.startswith(("/", "~")):
@@ -123,6 +128,10 @@ def warnings_of(config: SearchConfig, found: TaskFiles) -> list[str]:
     told = []
     if folders:
         told.append(f"models: {', '.join(folders)} are folders here; every machine of the cluster needs them there too")
+    nowhere = dict.fromkeys(part.name for part in named if not is_here(part) and is_path(part.name))
+    if nowhere:
+        named_here = ", ".join(nowhere)
+        told.append(f"models: there is no folder {named_here} here; every machine of the cluster needs it at that path")
     if found.checkpoints:
         told.append(f"score.include: checkpoints are not sent: {', '.join(map(str, found.checkpoints))}")
     return told

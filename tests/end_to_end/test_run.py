@@ -50,6 +50,15 @@ def finished(config: Config, search_file: SearchFile, tmp_path: Path) -> Path:
     return tmp_path / "results" / "small"
 
 
+def test_hours_that_bear_no_search_are_told_at_the_end(config: Config, search_file: SearchFile) -> None:
+    config["search"]["hours"] = 1e-6
+    done = evolve("run", search_file(config))
+    assert done.returncode == 0, done.stderr
+    last = done.stdout.splitlines()[-1]
+    assert last.startswith("warning: search.hours (1e-06) are over")
+    assert last.endswith("nothing was searched; give it more")
+
+
 def test_a_run_leaves_everything_and_the_report_is_true(finished: Path, tmp_path: Path) -> None:
     for name in ("search.yaml", "study.db", "best.yaml", "report.md", "trials.csv", "environment.json"):
         assert (finished / name).stat().st_size > 0

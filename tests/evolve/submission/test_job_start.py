@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from evolve.command import INTERRUPTED, SUBMITTED, how_to_go_on
 from evolve.submission import job_start
 
 STEP = str(job_start.__file__)
@@ -66,3 +67,14 @@ def test_another_environment_is_the_workers_too(monkeypatch: pytest.MonkeyPatch)
     job_start.use_for_workers("/opt/merging/bin/python")
     assert '"py_executable": "/opt/merging/bin/python"' in os.environ[job_start.SETTINGS]
     assert '"working_dir": "gcs://x.zip"' in os.environ[job_start.SETTINGS]
+
+
+def test_the_run_knows_that_it_was_submitted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert how_to_go_on() == INTERRUPTED
+    (tmp_path / "evolve").mkdir()  # in place of the program, in the working folder
+    (tmp_path / "evolve/__init__.py").touch()
+    (tmp_path / "evolve/__main__.py").write_text(f"import os; print(os.environ[{SUBMITTED!r}])")
+    done = start("1.0", "job", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    monkeypatch.setenv(SUBMITTED, done.stdout.splitlines()[-1])
+    assert "`evolve submit` of the same search goes on" in how_to_go_on()

@@ -71,6 +71,10 @@ def test_the_same_package_has_the_same_bytes_and_digest(work: Path) -> None:
 def test_models_that_only_this_machine_may_have_are_said(work: Path) -> None:
     (warning,) = package_of(search()).warnings
     assert f"models: {work / 'models/base'} are folders here" in warning
+    absent = ["/no/such/model", "models/misnamed", "./x", "a/b/c"]
+    models = {"base": "org/base", "sources": [*absent, "org/one", "gpt2", "org/base+org/lora@main"]}
+    (warning,) = package_of(search(models=models)).warnings
+    assert f"there is no folder {', '.join(absent)} here" in warning
 
 
 @pytest.mark.parametrize(
