@@ -134,17 +134,19 @@ def driver_line(state: State) -> str:
 
 def placement_lines(state: State) -> list[str]:
     """A line a machine, of the first few."""
-    told = [placed_line(each) for each in state.placement[:SHOWN]]
+    local = state.config.run.address == "local"
+    told = [placed_line(each, local) for each in state.placement[:SHOWN]]
     rest = state.placement[SHOWN:]
     if rest:
         told.append(f"workers: {sum(int(each['workers']) for each in rest)} on {len(rest)} machines more")
     return told
 
 
-def placed_line(row: Mapping[str, Any]) -> str:
+def placed_line(row: Mapping[str, Any], local: bool) -> str:
+    """`local`: the workers are this machine's, where each has its room."""
     threads, node = int(row["threads"]), str(row["node"])
     if not node:
-        return f"workers: {row['workers']} wait for room"
+        return f"workers: {row['workers']} starting{'' if local else ', or waiting for room'}"
     gpus = f", {row['gpus']:g} GPU" if row.get("gpus") else ""
     where = f"in {node}" if node == "this process" else f"on {node}"
     return f"workers: {row['workers']} {where}, with {threads} thread{'s' * (threads != 1)}{gpus} each"
@@ -199,8 +201,8 @@ def as_data(state: State) -> dict[str, Any]:
         "driver": None
         if holder is None
         else {"process": holder.pid, "host": holder.host.split()[0], "silent": state.silence},
-        "workers": state.workers,
-        "placement": [dict(each) for each in state.placement],
+        "workers": state.workers if holder else None,
+        "placement": [dict(each) for each in state.placement] if holder else [],
         "best": None
         if best is None
         else {

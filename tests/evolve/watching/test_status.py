@@ -156,10 +156,15 @@ def test_workers_are_as_busy_as_their_candidates_say(config: SearchConfig) -> No
     state = seen(config, 2020.0)
     assert line_of(state, "utilisation").startswith("utilisation: 10 % of the time of 4 workers")
     assert [line for line in lines(state) if line.startswith("workers")] == [
-        "workers: 2 wait for room",
+        "workers: 2 starting",
         "workers: 3 on a, with 2 threads each",
         "workers: 1 on b, with 8 threads, 0.5 GPU each",
     ]
+    cluster = config.model_copy(update={"run": config.run.model_copy(update={"address": "auto"})})
+    assert "workers: 2 starting, or waiting for room" in lines(replace(state, config=cluster))
+    assert (as_data(state)["workers"], len(as_data(state)["placement"])) == (4, 3)
+    at_rest = as_data(replace(state, holder=None))
+    assert (at_rest["workers"], at_rest["placement"]) == (None, [])
     many = [{"node": "this process", "workers": 1, "threads": 1, "gpus": 0}, *[nodes[1]] * 20]
     told = [line for line in lines(replace(state, placement=many)) if line.startswith("workers")]
     assert told[0] == "workers: 1 in this process, with 1 thread each"
