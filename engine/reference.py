@@ -60,7 +60,7 @@ def _location(part: str, text: str) -> Location:
 def _is_folder(name: str) -> bool:
     try:
         return bool(name) and Path(name).expanduser().is_dir()
-    except (OSError, RuntimeError):  # a name that is too long, a folder that is closed to us; `~nobody`
+    except (OSError, RuntimeError, ValueError):  # too long, a folder that is closed to us; `~nobody`; a null byte
         return False
 
 
