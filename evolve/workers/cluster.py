@@ -17,6 +17,7 @@ import ray.exceptions
 
 from evolve.config.search_yaml import SearchConfig
 from evolve.trial import Evaluation, Failure, Job
+from evolve.workers.awaiting import Awaiting
 from evolve.workers.dispatch import Dispatch, Loss, Try
 from evolve.workers.fleet import FETCH, PLACING, WAIT, Fleet, Placement, Seat, node_of
 from evolve.workers.interruption import INTERRUPTION
@@ -49,9 +50,10 @@ class RayExecutor:
         limit: TimeLimit = NO_LIMIT,
         placed: Callable[[Placement], None] = lambda _: None,
         ready: Callable[[], None] = lambda: None,
+        say: Callable[[str], None] = lambda _: None,
     ) -> None:
         """`memory`: bytes of a worker; `placed` is told where the workers are, whenever that has changed; `ready` that
-        one of them can work."""
+        one of them can work; `say` what is waited for."""
         self._address, self._limit, self._ready = config.run.address, limit, ready
         self._stack = contextlib.ExitStack()
         try:
@@ -59,6 +61,7 @@ class RayExecutor:
             self._kinds = (workers,) if workers else cluster_kinds(config, memory)
             grows = workers is None and config.run.workers == "auto"
             self._fleet = Fleet(shareable(config), self._kinds, grows=grows, told=placed)
+            self._awaiting = Awaiting(say, self._fleet.room)
         except BaseException:
             self._stack.close()
             raise
@@ -74,9 +77,10 @@ class RayExecutor:
         dispatch = Dispatch(jobs, self._limit.minutes)
         busy: dict[Any, Busy] = {}
         come: list[Any] = []  # answers that are not handed on yet
+        handed: list[Any] = []  # what is being recorded
         deadline = time.monotonic() + PLACING
         try:
-            with INTERRUPTION.finishing():
+            with INTERRUPTION.finishing(lambda: len(busy) + len(handed)):
                 while True:
                     if INTERRUPTION.asked:
                         dispatch.stop()
@@ -91,7 +95,9 @@ class RayExecutor:
                     # One at a time: what is asked for next may depend on it.
                     finished = self._finished(come.pop(0), dispatch, busy) if come else None
                     if finished is not None:
+                        handed.append(finished)
                         yield finished
+                        handed.clear()
         except (Exception, GeneratorExit):
             # Whoever looks no further leaves workers at work, who get the next job when they are done.
             self._fleet.ask([each.seat for each in busy.values()])
@@ -117,6 +123,9 @@ class RayExecutor:
         patience = min(WAIT, max(0.0, first - time.monotonic())) if busy else HEED
         done, _ = ray.wait([*busy, *self._fleet.starting], num_returns=1, timeout=patience)
         self._fleet.look()
+        # On this machine Ray was started with room for all.
+        placeless = 0 if self._address == "local" else self._fleet.placeless()
+        self._awaiting.look(placeless, len(busy) + len(self._fleet.idle))
         gone = self._fleet.gone
         done += [each for each, seat in self._fleet.starting.items() if seat.machine in gone]
         done += [each for each, at in busy.items() if at.seat.machine in gone or at.due < time.monotonic()]

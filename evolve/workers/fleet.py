@@ -7,6 +7,7 @@ workers of their own.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from collections import Counter
@@ -21,6 +22,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from evolve.config.search_yaml import SearchConfig
 from evolve.errors import RunError
 from evolve.trial import Evaluation, Job
+from evolve.workers.awaiting import without_room
 from evolve.workers.control_group import memory_kills
 from evolve.workers.dispatch import Loss, Try
 from evolve.workers.executor import attempt
@@ -38,7 +40,7 @@ Placement = list[dict[str, Any]]
 
 
 class Worker:
-    """The actor: an evaluator, made where it runs."""
+    """The actor: an evaluator, made where it runs. It tells its place before it makes that, which takes a while."""
 
     def __init__(self, config: SearchConfig, threads: int, folder: str) -> None:
         """`folder` is the driver's: paths of the configuration are relative to it, where this machine has it."""
@@ -48,14 +50,23 @@ class Worker:
 
         limit_threads(threads)
         quiet()
+        self._config, self._threads = config, threads
+
+    def place(self) -> str:
+        """The node it runs on."""
+        return str(ray.get_runtime_context().get_node_id())
+
+    def load(self) -> tuple[str, int]:
+        """Make the evaluator, then answer as `machine`."""
         from evolve.workers.evaluator import Evaluator
 
         device = "cuda" if ray.get_gpu_ids() else "cpu"
-        self._evaluator = Evaluator(config, device=device, threads=threads)
+        self._evaluator = Evaluator(self._config, device=device, threads=self._threads)
+        return self.machine()
 
     def machine(self) -> tuple[str, int]:
         """The node it runs on, and the `memory_kills` there; it answers once it has started."""
-        return str(ray.get_runtime_context().get_node_id()), memory_kills()
+        return self.place(), memory_kills()
 
     def evaluate(self, job: Job, smaller: bool) -> Evaluation:
         """`smaller`: in batches of half the size."""
@@ -64,11 +75,12 @@ class Worker:
 
 @dataclass(eq=False)
 class Seat:
-    """An actor, what it has, and its machine, "" until it has started for the first time."""
+    """An actor, what it has, its machine, "" until it has a place, and whether it has ever been able to work."""
 
     actor: Any
     kind: Workers
     machine: str = ""
+    started: bool = False
 
     def evaluate(self, tried: Try) -> Any:
         """The answer to come. The dashboard and the list of processes show the name."""
@@ -99,6 +111,7 @@ class Fleet:
         self._looked = 0.0
         self.gone: set[str] = set()  # machines whose workers need not answer: Ray does not always fail what is asked
         self.starting: dict[Any, Seat] = {}  # answer to come -> seat
+        self._placeless: dict[Any, Seat] = {}  # likewise, of those that no machine has taken yet
         self.idle: list[Seat] = []
         for kind in kinds:
             for _ in range(kind.count):
@@ -113,13 +126,14 @@ class Fleet:
         try:
             seat.machine, self._kills[seat.machine] = ray.get(reference, timeout=FETCH)
         except ray.exceptions.RayError as error:
-            self._deaths += not (seat.machine or NODE_DIED in str(error))
-            raised = "__init__" in str(error) and not isinstance(error, ray.exceptions.OutOfMemoryError)
-            if raised or self._deaths == STARTS:
+            self._deaths += not (seat.started or NODE_DIED in str(error))
+            # Code raised in a worker that lives; one that was killed gives other errors.
+            raised = isinstance(error, ray.exceptions.RayTaskError) or "__init__" in str(error)
+            if (raised and not isinstance(error, ray.exceptions.OutOfMemoryError)) or self._deaths == STARTS:
                 raise RunError(f"a worker could not start: {last_line(error)}; `evolve check` shows more") from error
             self.replace(seat)
         else:
-            self._deaths = 0
+            self._deaths, seat.started = 0, True
             self.idle.append(seat)
 
     def replace(self, seat: Seat) -> None:
@@ -179,6 +193,21 @@ class Fleet:
             self._tell(found)
         self._looked = time.monotonic()
 
+    def placeless(self) -> int:
+        """How many workers have no place yet."""
+        placed, _ = (
+            ray.wait([*self._placeless], num_returns=len(self._placeless), timeout=0) if self._placeless else ([], [])
+        )
+        for reference in placed:
+            seat = self._placeless.pop(reference)
+            with contextlib.suppress(ray.exceptions.RayError):  # which `settle` meets as well
+                seat.machine = seat.machine or ray.get(reference, timeout=FETCH)
+        return len(self._placeless)
+
+    def room(self, count: int) -> str:
+        """What is to be said of so many workers without a place."""
+        return without_room(count, self._kinds, ray.cluster_resources(), ray.available_resources())
+
     def placement(self) -> Placement:
         """Where the workers are: of each machine its `node` (the address), "" of those that have no place yet, the
         `workers` on it, and `threads` and `gpus` of each."""
@@ -208,7 +237,8 @@ class Fleet:
         )
         seat = Seat(actor.remote(self._config, kind.threads, os.getcwd()), kind)
         self._seats.append(seat)
-        self.starting[seat.actor.machine.remote()] = seat
+        self._placeless[seat.actor.place.remote()] = seat
+        self.starting[seat.actor.load.remote()] = seat
 
     def _grow(self, nodes: Sequence[Node]) -> None:
         """As many workers of each kind as these machines bear; those that left a machine wait for another one."""

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 GRACE = 20  # seconds that a SIGTERM leaves to what is being evaluated
-WAITING = "\nstopping once the candidates at work are finished; once more stops now\n"
+WAITING = "\nstopping once {} finished; once more stops now\n"
 
 
 class Interruption:
@@ -20,28 +20,33 @@ class Interruption:
 
     def __init__(self) -> None:
         self.asked = False
-        self._at_work = 0
+        self._at_work: list[Callable[[], int]] = []
 
     def waits(self, number: int) -> bool:
         """Whether this signal is to be obeyed when what runs is finished; else now."""
-        if self.asked or not self._at_work:
+        candidates = sum(count() for count in self._at_work)
+        if self.asked or not candidates:
             return False
         self.asked = True
         if number == signal.SIGTERM:
             signal.alarm(GRACE)  # whose signal is the second one
-        os.write(2, WAITING.encode())  # not `print`, which cannot be entered twice
+        what = "1 candidate that is at work is" if candidates == 1 else f"{candidates} candidates that are at work are"
+        os.write(2, WAITING.format(what).encode())  # not `print`, which cannot be entered twice
         return True
 
     @contextmanager
-    def finishing(self) -> Iterator[None]:
-        """The first signal is obeyed after what is done within, by a KeyboardInterrupt; one from before, at once."""
+    def finishing(self, at_work: Callable[[], int] = lambda: 1) -> Iterator[None]:
+        """The first signal is obeyed after what is done within, by a KeyboardInterrupt; one from before, at once.
+
+        `at_work`: how many candidates are; where there are none, a signal does not wait.
+        """
         if self.asked:
             raise KeyboardInterrupt
-        self._at_work += 1
+        self._at_work.append(at_work)
         try:
             yield
         finally:
-            self._at_work -= 1
+            self._at_work.remove(at_work)
         if self.asked:
             raise KeyboardInterrupt
 

@@ -74,7 +74,9 @@ class LazyExecutor:
 
         setting = self._findings.setting
         limit = time_limit(setting)
-        told: dict[str, Any] = {"placed": self._placed, "ready": self._ready}
+        told: dict[str, Any] = {"placed": self._placed, "ready": self._ready, "say": self._say}
+        address = self._config.run.address
+        self._say("starting Ray" if address == "local" else f"joining Ray ({address})")
         executor = RayExecutor(self._config, workers, worker_bytes(setting), limit=limit, **told)
         self._say(executor.describe())
         return executor

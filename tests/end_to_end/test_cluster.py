@@ -43,6 +43,22 @@ with contextlib.ExitStack() as stack:
             fleet.settle(reference)
     print("started", len(fleet.idle), flush=True)
 """
+HOLDING = """
+import sys
+import ray
+
+ray.init(address=sys.argv[1], log_to_driver=False)
+
+@ray.remote(num_cpus=1)
+class Holder:
+    def hold(self):
+        return True
+
+holder = Holder.remote()
+ray.get(holder.hold.remote())
+print("held", flush=True)
+sys.stdin.read()
+"""
 
 
 def free_port() -> int:
@@ -184,6 +200,41 @@ def test_a_machine_that_leaves_while_its_workers_start_ends_no_run(
             assert driver.stdout.read().endswith("started 1\n")
         finally:
             driver.kill()
+
+
+@pytest.mark.slow
+def test_waiting_for_room_is_said_and_takes_none_of_the_hours(
+    cluster: Cluster, config: Config, search_file: Callable[[Config], Path], tmp_path: Path
+) -> None:
+    config["search"] |= {"trials": 500, "hours": 0.001, "finalists": 1, "gradients": False, "simplify": False}
+    config["run"] |= {"workers": 1, "address": cluster.address}
+    words = [sys.executable, "-c", HOLDING, cluster.address]
+    out = tmp_path / "out"
+    with (
+        out.open("w") as said,
+        subprocess.Popen(words, env=environment() | RAY, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder,
+    ):
+        try:
+            assert holder.stdin is not None
+            assert holder.stdout is not None
+            assert holder.stdout.readline() == b"held\n"
+            run = subprocess.Popen(
+                command("run", search_file(config)), cwd=ROOT, env=environment() | RAY, stdout=said, stderr=said
+            )
+            deadline = time.monotonic() + PATIENCE
+            while "waiting for room: 1 worker of 1 core" not in out.read_text():
+                assert run.poll() is None, out.read_text()
+                assert time.monotonic() < deadline, out.read_text()
+                time.sleep(0.1)
+            holder.stdin.close()
+            assert run.wait(PATIENCE) == 0, out.read_text()
+        finally:
+            holder.kill()
+    told = out.read_text()
+    assert "1 of 1 cores" in told
+    assert "1 worker can work now" in told
+    assert "the search has ended: search.hours (0.001) are over" in told
+    assert len(trials_of(tmp_path / "results/small")) > 3, "3.6 seconds of work"
 
 
 def evaluating(node: Node) -> bool:

@@ -54,6 +54,10 @@ class Driver:
     def says(self, text: str) -> Callable[[], bool]:
         return lambda: text in self.out.read_text()
 
+    def errors(self) -> str:
+        """What stands on stderr, for whatever number of candidates."""
+        return re.sub(r"\d+ candidates? that (is|are) at work (is|are)", "{}", self.err.read_text())
+
     def workers(self) -> list[psutil.Process]:
         """The Ray workers that evaluate a candidate right now."""
         return [each for each in self.process.children(recursive=True) if named(each, "ray::Worker.evaluate")]
@@ -74,7 +78,7 @@ class Driver:
 
     def stopped_well(self) -> bool:
         """Whether that, and no more, was said; what runs is waited for where the signal meets any."""
-        return self.err.read_text() in (f"{waiting}\n{HOW_TO_GO_ON}\n" for waiting in ("", WAITING))
+        return self.errors() in (f"{waiting}\n{HOW_TO_GO_ON}\n" for waiting in ("", WAITING))
 
     def leaves_no_process(self, seconds: float, but: str = "nothing") -> None:
         ended = [each for each, name in self.family.items() if but not in name]
@@ -306,17 +310,26 @@ def test_asked_twice_it_does_not_wait(
     driver.until(driver.workers)
     assert "1 worker with 1 thread, on Ray" in driver.out.read_text()
     driver.process.send_signal(signal.SIGTERM)
-    driver.until(lambda: WAITING in driver.err.read_text())
+    driver.until(lambda: WAITING in driver.errors())
     assert driver.end(signal.SIGINT, group=True) == 130
-    assert driver.err.read_text() == f"{WAITING}\n{HOW_TO_GO_ON}\n"
+    assert driver.errors() == f"{WAITING}\n{HOW_TO_GO_ON}\n"
 
     driver = start(path)
     driver.until(driver.workers)
     driver.process.send_signal(signal.SIGINT)
-    driver.until(lambda: WAITING in driver.err.read_text())
+    driver.until(lambda: WAITING in driver.errors())
     gate.unlink()
     assert driver.process.wait(PATIENCE) == 130
     assert list((tmp_path / "results" / "small" / "items").rglob("*.parquet"))  # of the candidate that was at work
+
+
+def test_stopped_while_its_workers_start(config: Config, search_file: SearchFile, start: Start) -> None:
+    config["run"]["workers"] = 2
+    driver = start(search_file(config))
+    driver.until(driver.says("on Ray (local)"))
+    assert driver.end(signal.SIGINT) == 130
+    assert driver.err.read_text() == f"\n{HOW_TO_GO_ON}\n"
+    driver.leaves_no_process(30)
 
 
 def test_stopped_while_it_imports(config: Config, search_file: SearchFile, start: Start) -> None:

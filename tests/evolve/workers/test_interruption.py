@@ -34,10 +34,25 @@ def test_what_is_at_work_is_finished_first(capfd: pytest.CaptureFixture[str]) ->
     with pytest.raises(KeyboardInterrupt):
         work()
     assert done == ["work"]
-    assert capfd.readouterr().err == WAITING
+    assert capfd.readouterr().err == WAITING.format("1 candidate that is at work is")
     with pytest.raises(KeyboardInterrupt):  # whoever looked no further is stopped before the next work
         work()
     assert done == ["work"]
+
+
+def test_nobody_waits_for_workers_that_only_start(capfd: pytest.CaptureFixture[str]) -> None:
+    asked, busy = Interruption(), list[str]()
+
+    def work() -> None:
+        with asked.finishing(lambda: len(busy)):
+            assert not asked.waits(signal.SIGINT)
+            assert capfd.readouterr().err == ""
+            busy.extend(("one", "two"))
+            assert asked.waits(signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        work()
+    assert "once 2 candidates that are at work are finished" in capfd.readouterr().err
 
 
 def test_an_error_of_the_work_is_not_hidden() -> None:
