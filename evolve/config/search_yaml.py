@@ -224,6 +224,9 @@ def read_yaml(path: Path, what: str) -> Any:
         return load_yaml(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ConfigError(f"{path}: there is no such file; give the path of a {what}") from None
+    except IsADirectoryError:
+        within = f": {path / what}" if (path / what).is_file() else ""
+        raise ConfigError(f"{path}: is a folder; give the path of a {what}{within}") from None
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: cannot be read ({error}); give the path of a {what}") from None
     except yaml.YAMLError as error:

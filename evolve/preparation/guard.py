@@ -121,6 +121,9 @@ def resolved(config: SearchConfig, population: int) -> SearchConfig:
 
 def load_run(folder: Path) -> SearchConfig:
     """The resolved configuration of the run in `folder`, wherever it is seen from. Raises RunError."""
-    if not (folder / "search.yaml").is_file():
-        raise RunError(f"{folder}: no run was begun here (it has no search.yaml); give a folder such as results/demo")
+    if folder.suffix in (".yaml", ".yml") and not os.path.exists(folder):
+        raise RunError(f"{folder}: there is no such file; give that of a search, or a folder such as results/demo")
+    if not os.path.isfile(folder / "search.yaml"):
+        lacking = "it has no search.yaml" if os.path.isdir(folder) else "there is no such folder"
+        raise RunError(f"{folder}: no run was begun here ({lacking}); give a folder such as results/demo")
     return load_config(folder / "search.yaml").placed(folder if folder.name else folder.resolve())  # "." has no name

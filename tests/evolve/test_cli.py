@@ -76,7 +76,7 @@ def test_mistakes_are_one_message_and_exit_code_2(tmp_path: Path) -> None:
     (tmp_path / "notes.bin").write_bytes(b"\xff\xfe")
     cases = {
         ("run", "none.yaml"): "none.yaml: there is no such file",
-        ("run", "."): "cannot be read",
+        ("run", "."): "is a folder; give the path of a search.yaml",
         ("run", "broken.yaml"): "seach: unknown key; did you mean 'search'?",
         ("check", "none.yaml"): "none.yaml: there is no such file",
         ("check", "--no-time", "notes.bin"): "notes.bin: cannot be read",

@@ -272,8 +272,12 @@ def test_files_that_hold_something_else(tmp_path: Path, text: str) -> None:
 def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="there is no such file"):
         load_config(tmp_path / "none.yaml")
-    with pytest.raises(ConfigError, match="cannot be read"):
+    with pytest.raises(ConfigError, match=r"is a folder; give the path of a search\.yaml$"):
         load_config(tmp_path)
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/search.yaml").touch()
+    with pytest.raises(ConfigError, match=rf"a folder; give the path of a search\.yaml: {tmp_path}/run/search.yaml$"):
+        load_config(tmp_path / "run")
     (tmp_path / "latin.yaml").write_bytes(b"name: caf\xe9")
     with pytest.raises(ConfigError, match="cannot be read"):
         load_config(tmp_path / "latin.yaml")

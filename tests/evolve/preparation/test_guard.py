@@ -169,8 +169,12 @@ def test_flat_names_every_leaf() -> None:
 
 
 def test_a_folder_without_a_run(tmp_path: Path) -> None:
-    with pytest.raises(RunError, match="no run was begun here"):
+    with pytest.raises(RunError, match=r"no run was begun here \(it has no search\.yaml\)"):
         load_run(tmp_path)
+    with pytest.raises(RunError, match=r"none: no run was begun here \(there is no such folder\); give a folder"):
+        status(tmp_path / "none")
+    with pytest.raises(RunError, match=r"none\.yaml: there is no such file; give that of a search, or a folder"):
+        status(tmp_path / "none.yaml")
 
 
 def begin(begun: SearchConfig) -> None:
