@@ -163,6 +163,7 @@ def test_a_run_is_sent_followed_stopped_continued_and_fetched(
         code, said, errors = laptop.do("stop", "small", *at)
         assert (code, "small: stopped" in said) == (0, True), errors
         assert again.wait(PATIENCE) == 130
+        assert "`evolve submit` of the same search goes on from there" in out.read_text()
     finally:
         again.kill()
         again.wait()
