@@ -44,7 +44,7 @@ def earlier(target: Path, name: str) -> Fetched | None:
         found = Fetched(**json.loads((target / MARK).read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError):
         found = None
-    if found is None or found.run != name:
+    if found is None or found.run != name or not isinstance(found.files, dict):
         raise RunError(f"{target}: is there already; name another folder, or move this one away")
     for path, digest in found.files.items():
         if (target / path).is_file() and digest_of(target / path) != digest:

@@ -154,6 +154,16 @@ def test_what_is_there_is_not_touched(cluster: Cluster, run: Path, tmp_path: Pat
     (tmp_path / "run/mine").write_text("x")
     with pytest.raises(RunError, match="is there already; name another folder"):
         brought(run, tmp_path / "run")
+    for text in (
+        "",
+        "[]",
+        "{}",
+        '{"run": "run", "folder": "", "files": 3}',
+        '{"run": "other", "folder": "", "files": {}}',
+    ):
+        (tmp_path / "run/.fetched.json").write_text(text)
+        with pytest.raises(RunError, match="is there already; name another folder"):
+            brought(run, tmp_path / "run")
     assert not cluster.calls
 
 
