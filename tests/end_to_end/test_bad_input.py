@@ -131,7 +131,7 @@ def test_what_is_no_search_yaml(name: str, here: Evolve, tmp_path: Path) -> None
         refused(here(subcommand, path), str(path), part)
     path.unlink()
     refused(here("run", path), "there is no such file")
-    refused(here("check", tmp_path), str(tmp_path), "cannot be read")
+    refused(here("check", tmp_path), str(tmp_path), "is a folder")
 
 
 def header_only(folder: Path) -> None:
