@@ -154,11 +154,23 @@ def untuned_table(name: str, arms: dict[str, Entries]) -> str:
 
 def front_table(name: str, arms: dict[str, Entries]) -> str:
     """Of the fronts: the volume that they dominate on the report documents."""
-    lines = [f"## {name}", "", "| arm | seeds | hypervolume on the report documents | documents |", "|---|---|---|---|"]
+    lines = [
+        f"## {name}",
+        "",
+        "| arm | seeds | hypervolume on the report documents | over the best other arm's | documents |",
+        "|---|---|---|---|---|",
+    ]
     for arm, found in arms.items():
-        volumes = [entry["hypervolume"] for entry in found.values()]
+        volumes = {seed: float(entry["hypervolume"]) for seed, entry in found.items()}
+        others = [entries for other, entries in arms.items() if other != arm]
+        ratios = [
+            volume / max(entries[seed]["hypervolume"] for entries in others)
+            for seed, volume in volumes.items()
+            if all(seed in entries for entries in others)
+        ]
         spent = np.mean([entry["documents"] for entry in found.values()])
-        lines.append(f"| {arm} | {len(found)} | {', '.join(f'{each:.4f}' for each in volumes)} | {spent:.0f} |")
+        listed = ", ".join(f"{each:.4f}" for each in volumes.values())
+        lines.append(f"| {arm} | {len(found)} | {listed} | {shown(ratios, 1)} | {spent:.0f} |")
     return "\n".join(lines)
 
 
