@@ -81,6 +81,7 @@ def drive(config: SearchConfig, findings: Findings, ledger: Ledger, lease: Lease
             watcher=log,
             check=lease.check,
             known=executor.known,
+            before=before,
         )
         for tracking in trackings(config, log.say):
             log.listen(tracking)

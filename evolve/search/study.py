@@ -55,7 +55,8 @@ class Study:
     """One run's trials, in the order of asking, and its decisions.
 
     `draws`: the documents that generations are scored on. `check` is called before every record and raises
-    when this driver must not write any more. `known`: what is known of a job without asking anybody.
+    when this driver must not write any more. `known`: what is known of a job without asking anybody; `before`: the
+    ledger's trials, where they have been read (seconds, of a hundred thousand).
     """
 
     def __init__(
@@ -70,11 +71,12 @@ class Study:
         watcher: Watcher,
         check: Callable[[], None],
         known: Callable[[Job], Evaluation | None] = lambda job: None,
+        before: Sequence[Trial] | None = None,
     ) -> None:
         self.space, self.executor, self.objective, self.draws = space, executor, objective, draws
         self.known = known
         self._ledger, self._budget, self._watcher, self._check = ledger, budget, watcher, check
-        self._known = {trial.id: trial for trial in ledger.trials()}
+        self._known = {trial.id: trial for trial in (ledger.trials() if before is None else before)}
         self._events = ledger.events()
         self._told: Counter[str] = Counter()  # decisions so far, by kind
         self.trials: list[Trial] = []  # those of the generations so far, by id
