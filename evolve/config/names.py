@@ -17,7 +17,8 @@ def known_address(value: str) -> str:
     """The address of a Ray cluster as a driver joins it. Raises ValueError for what has not one of its forms."""
     if value in ("local", "auto") or re.fullmatch(r"(ray://)?(\[[0-9A-Fa-f:.]+\]|[\w.-]+):\d{1,5}", value):
         return value
-    shown = value.rpartition("@")[2]  # what stands before it may be a password
+    before, _, after = value.rpartition("@")  # what stands before it, or in a query, may be a secret
+    shown = "..." if "?" in before else after.partition("?")[0]
     if re.match(r"https?://", value):
         raise ValueError(
             f"{shown!r:.80} is the address of a job server, which `evolve submit --address` takes; here give {FORMS}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 import sqlalchemy
@@ -23,12 +24,21 @@ def journal_path(url: str) -> Path | None:
     if not url.startswith(JOURNAL):
         return None
     rest = url.removeprefix(JOURNAL)
-    if rest.startswith("//") and not rest.startswith("///"):
-        raise RunError(f"run.storage ({url}): names a host; write journal:///folder/file, or journal:file from here")
+    if names_host(url):
+        raise RunError(
+            f"run.storage ({hidden(url)}): names a host; write journal:///folder/file, or journal:file from here"
+        )
     path = "/" + rest.lstrip("/") if rest.startswith("/") else rest
     if not path.strip("/") or path.endswith("/"):
-        raise RunError(f"run.storage ({url}): names no file; write journal:///folder/file, or journal:file from here")
+        raise RunError(
+            f"run.storage ({hidden(url)}): names no file; write journal:///folder/file, or journal:file from here"
+        )
     return Path(path)
+
+
+def names_host(url: str) -> bool:
+    """Whether it is journal://host/..., which is none."""
+    return bool(re.match(rf"{JOURNAL}//(?!/)", url))
 
 
 def file_of(url: str) -> Path | None:
@@ -71,7 +81,7 @@ def check_url(url: str) -> None:
 
 def likely(text: str) -> str:
     """The URL of a path that was written without its kind, to be said before others; "" of what is none."""
-    bare = not set(text) & set(":@?") and ("/" in text or "." in text)
+    bare = not set(text) & set(":@?= ") and ("/" in text or "." in text)
     return f"sqlite:///{text}, or " if bare else ""
 
 
@@ -97,7 +107,8 @@ def check_file(url: str, made: Path) -> None:
 def hidden(url: str) -> str:
     """The URL without its password, and without its options, which may hold one."""
     if url.startswith(JOURNAL):
-        return url
+        _, host, after = url.rpartition("@")
+        return f"{JOURNAL}***@{after}" if host and names_host(url) else url
     try:
         return sqlalchemy.engine.make_url(url).set(query={}).render_as_string(hide_password=True)
     except (sqlalchemy.exc.ArgumentError, ValueError):
@@ -106,7 +117,10 @@ def hidden(url: str) -> str:
 
 def without_secrets(text: str) -> str:
     """Of what is no URL, the parts in which nobody would have written a password."""
-    _, host, after = text.partition("?")[0].rpartition("@")
+    plain = text.partition("?")[0]
+    if set(plain) & set("= "):  # key=value pairs, one of which is the password, are a form of PostgreSQL's own
+        return "..."
+    _, host, after = plain.rpartition("@")
     if host:
         return f"***@{after}"
     kind, colon, _ = after.partition(":")

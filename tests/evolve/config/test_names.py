@@ -36,6 +36,10 @@ def test_a_job_servers_address_is_told_apart() -> None:
     with pytest.raises(ValueError, match=r"is no address of a Ray cluster; give auto, host:6379 or ray://") as caught:
         known_address("grpc://me:hunter2@head:1")
     assert "hunter2" not in str(caught.value)
+    for secret in ("?token=hunter2", "?token=me@hunter2"):
+        with pytest.raises(ValueError, match="is the address of a job server") as caught:
+            known_address(f"http://me:s@h:8265/{secret}")
+        assert "hunter2" not in str(caught.value)
 
 
 def test_an_address_that_a_command_gives() -> None:

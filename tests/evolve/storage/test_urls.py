@@ -16,6 +16,11 @@ PROBLEMS = {
     "postgres//me:hunter2@host/db": "run.storage (***@host/db): is not a database URL; write one such as",
     "postgresql://me:hunter2@host:port/db?password=hunter2": "run.storage (***@host:port/db): is not",
     "postgresql://me:hunter2": "run.storage (postgresql:...): is not a database URL",
+    "host=h.org password=hunter2 dbname=x": "run.storage (...): is not a database URL; write one such as",
+    "password=hunter2 host=h": "run.storage (...): is not",
+    "h hunter2 x.db": "run.storage (...): is not a database URL; write one such as",
+    "journal://me:hunter2@h/x": "run.storage (journal:***@h/x): names a host; write journal:///folder/file",
+    "journal://me:hunter2@h/": "run.storage (journal:***@h/): names a host",
     "foo://bar": "run.storage (foo://bar): foo is no kind of storage; known are sqlite, journal, postgresql, mysql",
     "postgres://me:hunter2@host/db": "(postgres://me:***@host/db): postgres is no kind of storage; did you mean "
     "'postgresql'?; known are",
@@ -33,7 +38,9 @@ def test_what_is_no_storage(url: str) -> None:
     assert "hunter2" not in str(caught.value)
 
 
-@pytest.mark.parametrize("url", ["sqlite:///x.db", "journal:x", "postgresql://h/d", "mysql://h/d", "mariadb://h/d"])
+@pytest.mark.parametrize(
+    "url", ["sqlite:///x.db", "journal:x", "journal:///a@b/x", "postgresql://h/d", "mysql://h/d", "mariadb://h/d"]
+)
 def test_what_is_one(url: str) -> None:
     check_url(url)
     assert hidden(url) == url
