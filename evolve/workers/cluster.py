@@ -77,10 +77,10 @@ class RayExecutor:
         dispatch = Dispatch(jobs, self._limit.minutes)
         busy: dict[Any, Busy] = {}
         come: list[Any] = []  # answers that are not handed on yet
-        handed: list[Any] = []  # what is being recorded
+        handed: set[Any] = set()  # those whose answer is being taken or recorded
         deadline = time.monotonic() + PLACING
         try:
-            with INTERRUPTION.finishing(lambda: len(busy) + len(handed)):
+            with INTERRUPTION.finishing(lambda: len(busy.keys() | handed)):
                 while True:
                     if INTERRUPTION.asked:
                         dispatch.stop()
@@ -93,11 +93,10 @@ class RayExecutor:
                         raise self._fleet.nowhere()
                     come = come or self._come(busy)
                     # One at a time: what is asked for next may depend on it.
-                    finished = self._finished(come.pop(0), dispatch, busy) if come else None
+                    finished = self._finished(come.pop(0), dispatch, busy, handed) if come else None
                     if finished is not None:
-                        handed.append(finished)
                         yield finished
-                        handed.clear()
+                    handed.clear()
         except (Exception, GeneratorExit):
             # Whoever looks no further leaves workers at work, who get the next job when they are done.
             self._fleet.ask([each.seat for each in busy.values()])
@@ -131,9 +130,11 @@ class RayExecutor:
         done += [each for each, at in busy.items() if at.seat.machine in gone or at.due < time.monotonic()]
         return list(dict.fromkeys(done))
 
-    def _finished(self, reference: Any, dispatch: Dispatch, busy: dict[Any, Busy]) -> tuple[Job, Evaluation] | None:
+    def _finished(
+        self, reference: Any, dispatch: Dispatch, busy: dict[Any, Busy], handed: set[Any]
+    ) -> tuple[Job, Evaluation] | None:
         """A job with what came of it; None where a worker has started, or was lost and its job is tried once more, or
-        is at work still."""
+        is at work still. What leaves `busy` is in `handed` by then: a signal may come in between."""
         if reference in self._fleet.starting:
             self._fleet.settle(reference)
             if self._fleet.idle:
@@ -143,6 +144,7 @@ class RayExecutor:
         found = self._answer(reference, busy[reference])
         if found is None:
             return None
+        handed.add(reference)
         at = busy.pop(reference)
         if isinstance(found, Evaluation):
             self._fleet.idle.append(at.seat)

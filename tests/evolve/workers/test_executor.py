@@ -18,7 +18,8 @@ from evolve.workers import cluster, executor
 from evolve.workers.cluster import RayExecutor
 from evolve.workers.evaluator import Evaluator
 from evolve.workers.executor import Executor, InProcess
-from evolve.workers.interruption import Interruption
+from evolve.workers.fleet import Seat
+from evolve.workers.interruption import WAITING, Interruption
 from evolve.workers.sizing import Workers
 from evolve.workers.start import LazyExecutor
 
@@ -146,3 +147,32 @@ def test_nothing_to_do_starts_nobody() -> None:
     lazy = LazyExecutor(config(), findings, said.append)
     assert list(lazy.run(iter(()))) == []
     assert (lazy.started, said) == (False, [])
+
+
+def test_an_answer_that_has_come_is_handed_on_whatever_is_asked_meanwhile(
+    two: RayExecutor,
+    interruption: Interruption,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    """The signal comes when the worker is free again and its answer is not recorded yet."""
+
+    class Struck(list[Seat]):
+        def pop(self, index: Any = -1) -> Seat:
+            self.given = super().pop(index)
+            return self.given
+
+        def append(self, seat: Seat) -> None:
+            super().append(seat)
+            if seat is self.given:
+                waited.append(interruption.waits(signal.SIGINT))
+
+    waited: list[bool] = []
+    taken(two, Source(1))
+    monkeypatch.setattr(two._fleet, "idle", Struck(two._fleet.idle))
+    found = two.run([job(0.1)])
+    assert next(found)[0].key == "0.1"
+    assert waited == [True]
+    assert WAITING.format("1 candidate that is at work is") in capfd.readouterr().err
+    with pytest.raises(KeyboardInterrupt):
+        next(found)
