@@ -31,14 +31,20 @@ class Budget:
         trials: Collection[Trial],
         starts: Collection[dict[str, Any]],
         working: Collection[dict[str, Any]] = (),
+        ended: Collection[dict[str, Any]] = (),
     ) -> Budget:
-        """`starts` and `working` are the ledger's events of these kinds: an earlier start lasted from when its first
-        worker could work (where that is not on record, from its beginning) until the last trial it finished."""
+        """`starts`, `working` and `ended` (the search) are the ledger's events of these kinds: an earlier start lasted
+        from when its first worker could work (where that is not on record, from its beginning) until its search ended,
+        or else until the last trial it finished."""
         marks, ready = sorted(event["at"] for event in starts), sorted(event["at"] for event in working)
+        finished, over = [trial.finished for trial in trials], [event["at"] for event in ended]
         used = 0.0
         for start, end in zip(marks, [*marks[1:], time.time()], strict=False):
-            begin = next((at for at in ready if start <= at < end), start)
-            used += max((trial.finished for trial in trials if begin <= trial.finished < end), default=begin) - begin
+            begin = next((at for at in ready if start <= at < end), None)
+            # Candidates that the hour cuts short are no trials; a search that ends without a worker took no time.
+            last = finished if begin is None else finished + over
+            begin = start if begin is None else begin
+            used += max((at for at in last if begin <= at < end), default=begin) - begin
         return cls(search.trials, search.hours, search.documents, used)
 
     def begin(self) -> bool:

@@ -50,3 +50,30 @@ def test_what_earlier_starts_waited_for_workers_does_not_count() -> None:
     starts = at(9000, 5000, 3000, 1000)  # the third one never got a worker, of the last that is not on record
     budget = Budget.of(Search(hours=1.0), trials, starts, at(8200, 4900))
     assert budget.used_seconds == pytest.approx(200 + 900 + 500)
+
+
+def test_a_search_that_ended_by_its_hours_has_ended_for_later_starts_too() -> None:
+    """What the hour cut short is no trial, so the last one was finished before it."""
+
+    def at(*seconds: float) -> list[dict[str, Any]]:
+        return [{"at": now - each} for each in seconds]
+
+    now = time.time()
+    search, trials = Search(hours=1.0), [Trial(0, 0, (), "", 0.1, finished=now - 6000)]
+    budget = Budget.of(search, trials, at(9000, 1000), at(8000), at(4399))
+    assert budget.used_seconds == pytest.approx(3601)
+    assert budget.late
+    assert not Budget.of(search, trials, at(9000, 1000), at(8000)).late
+    nothing_recorded = Budget.of(search, [], at(9000, 1000), at(8000), at(4399))
+    assert nothing_recorded.late
+
+
+def test_ending_again_without_a_search_takes_none_of_the_hours() -> None:
+    def at(*seconds: float) -> list[dict[str, Any]]:
+        return [{"at": now - each} for each in seconds]
+
+    now = time.time()
+    trials = [Trial(0, 0, (), "", 0.1, finished=now - 8000)]
+    # The second start has no worker; that of the third came for what follows the search.
+    budget = Budget.of(Search(hours=1.0), trials, at(9000, 5000, 3000, 1000), at(8500, 2000), at(7900, 4000, 2500))
+    assert budget.used_seconds == pytest.approx(600)
