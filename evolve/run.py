@@ -18,7 +18,7 @@ from evolve.config.budget import WORKING, Budget
 from evolve.config.given import addressed
 from evolve.config.search_yaml import SearchConfig, load_config
 from evolve.environment import describe
-from evolve.preparation.course import NOT_BEGUN, Searched, draws_of, searched
+from evolve.preparation.course import Searched, draws_of, searched
 from evolve.preparation.guard import guard, resolved, sole_driver
 from evolve.preparation.preflight import Findings, check_weights, preflight
 from evolve.report.facts import Facts
@@ -102,7 +102,7 @@ def drive(config: SearchConfig, findings: Findings, ledger: Ledger, lease: Lease
     told = headline(verdict, Figures(setting.objective))
     log.tell(RESULT, result_fields(told, verdict))
     log.say(f"\n{told}\n{where(config.folder)}")
-    if found.ended.endswith(NOT_BEGUN):
+    if found.nothing:
         log.say(f"{WARNING}{found.ended}")
 
 

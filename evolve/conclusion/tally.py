@@ -9,6 +9,7 @@ from evolve.conclusion.selection import Selection
 from evolve.conclusion.simplify import Step
 from evolve.preparation.course import draws_of
 from evolve.preparation.setting import Setting
+from evolve.search.loop import SLOPES
 from evolve.search.study import SEARCH, pairs_of
 from evolve.trial import Trial
 
@@ -29,7 +30,7 @@ def tally(
     report = sum(len(sets.report) for sets in setting.prepared.documents.values())
     return {
         CANDIDATES: sum(trial.documents for trial in trials) + again(setting, trials),
-        GRADIENTS: charged(events, "slopes"),
+        GRADIENTS: charged(events, SLOPES),
         WORTH: charged(events, "worth"),
         FINALISTS: sum(each.documents for each in finalists),
         SIMPLER: sum(step.documents for step in steps),
@@ -38,8 +39,8 @@ def tally(
 
 
 def charged(events: Sequence[dict[str, Any]], kind: str) -> int:
-    """What the decisions of a kind were charged."""
-    return sum(event["documents"] for event in events if event["kind"] == kind)
+    """What the decisions were charged whose kinds begin so."""
+    return sum(event["documents"] for event in events if event["kind"].startswith(kind))
 
 
 def again(setting: Setting, trials: Sequence[Trial]) -> int:

@@ -11,6 +11,7 @@ from evolve.preparation.course import climbs, draws_of, search_documents
 from evolve.preparation.preflight import Findings, check_weights, preflight
 from evolve.preparation.setting import Setting
 from evolve.search.baselines import model_recipes, opening_merges
+from evolve.search.spread import climbs_of
 from evolve.search.steps import most_charged
 from evolve.trial import Failure, Job
 from evolve.workers.evaluator import Evaluator
@@ -73,7 +74,9 @@ def time_of_run(findings: Findings, seconds: float) -> str:
     each = seconds / size
     told = [f"{amount(each * size * search.trials / count)} for {search.trials} candidates"]
     if climbs(setting):  # step after step, on one worker
-        told.append(f"{amount(each * most_charged(search_documents(setting)))} for gradients")
+        made = climbs_of(setting.problem.objectives)
+        charged = sum(most_charged(search_documents(setting), settings) for settings in made)
+        told.append(f"{amount(each * charged)} for gradients")
     told.append(f"{amount(each * documents_of_end(setting) / count)} for finalists and the report")
     return f"{seconds:.1f} s a candidate ({size} documents, merge not counted); at most about {', '.join(told)}"
 

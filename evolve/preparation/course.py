@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Protocol
 
 from engine.methods import METHODS
@@ -13,8 +13,7 @@ from evolve.search.descent import CHANCE, TAIL, Descent, Reached, Remember, desc
 from evolve.search.draws import Draws
 from evolve.search.loop import Climb, search
 from evolve.search.opening import START
-from evolve.search.spread import FIRST_STEPS, LEANING_STEPS, leant_to
-from evolve.search.steps import DEFAULTS
+from evolve.search.spread import climbs_of, leant_to
 from evolve.search.study import Study
 from evolve.search.worth import Worth
 from evolve.trial import Point
@@ -43,11 +42,13 @@ class Log(Protocol):
 
 @dataclass(frozen=True)
 class Searched:
-    """The point that the optimizer believes in, and why the search ended; `in_vain`: since it found nothing."""
+    """The point that the optimizer believes in, and why the search ended; `in_vain`: since it found nothing; `nothing`
+    was searched: the budget went into what every search begins with."""
 
     recommended: Point | None
     ended: str
     in_vain: bool = False
+    nothing: bool = False
 
 
 def searched(study: Study, setting: Setting, log: Log, questions: int) -> Searched:
@@ -70,12 +71,13 @@ def searched(study: Study, setting: Setting, log: Log, questions: int) -> Search
         over=over,
         steady=OPTIMIZERS[setting.config.search.optimizer].steady if setting.config.search.asynchronous else None,
     )
-    in_vain = any(answers)
+    in_vain = answers[-1:] == [True]
     ended = IN_VAIN if in_vain else study.used_up or NOTHING_LEFT
-    if study.used_up and all(trial.origin.startswith(START) for trial in study.recorded):
+    nothing = bool(study.used_up) and all(trial.origin.startswith(START) for trial in study.recorded)
+    if nothing:
         ended += NOT_BEGUN
     log.say(f"the search has ended: {ended}")
-    return Searched(recommended, ended, in_vain)
+    return Searched(recommended, ended, in_vain, nothing)
 
 
 def draws_of(setting: Setting) -> Draws:
@@ -92,27 +94,27 @@ def climb_of(setting: Setting, study: Study, log: Log) -> Climb | None:
     if not climbs(setting):
         return None
 
+    first, *others = climbs_of(setting.problem.objectives)
+
     def climb(start: Point, remember: Remember, weights: Mapping[str, float] | None, reached: Reached) -> Descent:
-        most = DEFAULTS.most
-        if setting.problem.objectives > 1:
-            most = FIRST_STEPS if weights is None else LEANING_STEPS
-        documents, seed, climbed = search_documents(setting), setting.config.seed, climbed_by(setting.objective)
+        documents, climbed = search_documents(setting), climbed_by(setting.objective)
+        towards = leant_to(weights, study.objective.weights)
         found = descend(
             space,
             start,
             study.executor,
             setting.checkpoints,
             documents,
-            seed,
+            f"{setting.config.seed} {towards}".strip(),  # each climb begins with documents of its own
             remember=remember,
-            settings=replace(DEFAULTS, most=most),
+            settings=first if weights is None else others[0],
             scoring=study.draws.size,
             weights=weights or study.objective.weights,
             tell=log.note,
             climbed=climbed,
             reached=reached,
         )
-        log.say(summary(found, climbed, leant_to(weights, study.objective.weights)))
+        log.say(summary(found, climbed, towards))
         return found
 
     return climb

@@ -35,7 +35,7 @@ Remember = Callable[[Facts, int], Mapping[str, Any]]
 may take, those are charged that the facts tell as their `documents`."""
 Reached = Callable[[Point], bool]
 """Told of a point that is worth scoring as soon as a climb has come there; whether to climb on is in vain."""
-IN_VAIN = "nothing that it came to is better than what the search began with"
+FRUITLESS = "nothing that it came to is better than what the search began with"
 CHANCE = "chance of a right answer"
 
 
@@ -69,7 +69,7 @@ def descend(
     executor: Executor,
     checkpoints: Mapping[str, Checkpoint],
     documents: Ids,
-    seed: int,
+    seed: int | str,
     *,
     remember: Remember,
     settings: Settings = DEFAULTS,
@@ -125,10 +125,10 @@ def descend(
             reason = "it rises no more"
             break
         if len(steps) % SPACING == 0 and len(steps) < len(taken) and arrives():
-            reason = IN_VAIN
+            reason = FRUITLESS
             break
-    if len(steps) > SPACING * len(points):
-        arrives()
+    if len(steps) > SPACING * len(points) and arrives():
+        reason = FRUITLESS
     return Descent(tuple(steps), tuple(points), importance(steps, space), charged, reason)
 
 

@@ -16,9 +16,9 @@ from itertools import count
 
 from evolve.optimizers.optimizer import Optimizer, Problem, Steady
 from evolve.search.candidates import value_of
-from evolve.search.descent import IN_VAIN, Descent, Reached, Remember, mean
+from evolve.search.descent import FRUITLESS, Descent, Reached, Remember
 from evolve.search.opening import best_model, nothing_scored, opening
-from evolve.search.spread import between, leanings, leant_to
+from evolve.search.spread import between, leanings, leant_to, middle
 from evolve.search.standing import NO_FLOORS, Floors, Standing
 from evolve.search.stream import Stream
 from evolve.search.study import SEARCH, Spent, Study, proposal
@@ -28,6 +28,7 @@ from evolve.trial import Point, Trial
 GRADIENT = "gradient"  # the origin of points that a climb came to
 LEANING = "leaning gradient"  # likewise, where it leant towards one task
 BETWEEN = "between gradients"  # of points between those
+SLOPES = "slopes"  # how the kinds of events begin that hold climbs' steps
 NEAR = 0.04  # first deviations around such a point, in units of the genes' ranges: its details are worth keeping
 Climb = Callable[[Point, Remember, Mapping[str, float] | None, Reached], Descent]
 """(start, remember, weights of the tasks or None for the objective's, reached) -> how a climb went."""
@@ -62,13 +63,13 @@ def search(
                 starts.extend(scored([point], study, standing, GRADIENT))
                 return not leads(study) and over()
 
-            climbed = climb(opened.foot, partial(study.decide, "slopes"), None, reached)
-            if climbed.reason == IN_VAIN:
+            climbed = climb(opened.foot, partial(study.decide, SLOPES), None, reached)
+            if climbed.reason == FRUITLESS:
                 return None
             if climbed.points:
                 begin = around_best(begin, starts, study, standing, climbed)
                 if problem.objectives > 1:
-                    starts += front_of_climbs(climbed.points[-1], climb, study, standing)
+                    starts += front_of_climbs(climbed.points[-1], climb, study, standing, problem)
         optimizer = make(replace(begin, start=tuple(trial.point for trial in starts)))
         if steady is not None:
             begin_with(optimizer, starts, standing)
@@ -107,9 +108,9 @@ def scored(points: Sequence[Point], study: Study, standing: Standing, origin: st
     return found
 
 
-def front_of_climbs(center: Point, climb: Climb, study: Study, standing: Standing) -> list[Trial]:
-    """The trials of climbs that lean towards each task, and of what lies between. Each begins halfway from `center` to
-    the model that is best at its task."""
+def front_of_climbs(center: Point, climb: Climb, study: Study, standing: Standing, problem: Problem) -> list[Trial]:
+    """The trials of climbs that lean towards each task, and of what lies between, a population at most. Each begins
+    halfway from `center` to the model that is best at its task."""
     ends, trials = [center], list[Trial]()
 
     def reached(point: Point) -> bool:
@@ -118,9 +119,12 @@ def front_of_climbs(center: Point, climb: Climb, study: Study, standing: Standin
 
     objective = study.objective.weights
     for weights in leanings(objective):
-        beside = best_model(study, leant_to(weights, objective))
-        ends += climb(mean([center, beside or center]), partial(study.decide, "slopes"), weights, reached).points[-1:]
-    return trials + scored(between(ends), study, standing, BETWEEN)
+        task = leant_to(weights, objective)
+        foot = middle(problem.genes, center, best_model(study, task) or center)
+        remember = partial(study.decide, f"{SLOPES} towards {task}")
+        ends += climb(foot, remember, weights, reached).points[-1:]
+    points = between(problem.genes, ends, problem.population)
+    return trials + scored(points, study, standing, BETWEEN)
 
 
 def generations(

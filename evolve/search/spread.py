@@ -8,14 +8,17 @@ trade one task for another (Rame et al. 2023, "Rewarded soups", arXiv:2306.04488
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import combinations
 
-from evolve.search.descent import mean
+from evolve.search.steps import DEFAULTS, Settings
 from evolve.trial import Point
+from search_spaces.gene import Gene
+from search_spaces.sensitivity import has_slope
 
 LEAN = 4.0  # times its share: the weight of the task that a climb leans to
-FIRST_STEPS = 10  # at most, of the climb by the sum of the tasks: there is one more for each of them
-LEANING_STEPS = 8  # of one that leans
+FIRST = replace(DEFAULTS, most=10)  # the climb by the sum of the tasks, and
+LEANING = replace(DEFAULTS, most=8)  # one that leans: there are as many as tasks
 
 
 def leanings(weights: Mapping[str, float]) -> Iterator[dict[str, float]]:
@@ -29,6 +32,17 @@ def leant_to(weights: Mapping[str, float] | None, objective: Mapping[str, float]
     return max(weights, key=lambda task: weights[task] - objective[task]) if weights else ""
 
 
-def between(ends: Sequence[Point]) -> list[Point]:
-    """The middle of each two that are not the same."""
-    return list(dict.fromkeys(mean(pair) for pair in combinations(dict.fromkeys(ends), 2)))
+def climbs_of(objectives: int) -> list[Settings]:
+    """How each climb of a search goes that has so many objectives."""
+    return [DEFAULTS] if objectives == 1 else [FIRST, *[LEANING] * objectives]
+
+
+def between(genes: Sequence[Gene], ends: Sequence[Point], most: int) -> list[Point]:
+    """The middle of each two that are not the same, of the first with all others before the rest; `most` of them."""
+    pairs = combinations(dict.fromkeys(ends), 2)
+    return list(dict.fromkeys(middle(genes, *pair) for pair in pairs))[:most]
+
+
+def middle(genes: Sequence[Gene], one: Point, other: Point) -> Point:
+    """Halfway by the weights. Between two choices may lie a third one, so that all else is as in `one`."""
+    return tuple((x + y) / 2 if has_slope(gene) else x for gene, x, y in zip(genes, one, other, strict=True))

@@ -48,7 +48,7 @@ def most_charged(documents: Ids, settings: Settings = DEFAULTS) -> int:
     return sum(map(charge, batches(documents, replace(settings, most=steps_of(documents, settings)), 0)))
 
 
-def batches(documents: Ids, settings: Settings, seed: int) -> list[dict[str, tuple[int, ...]]]:
+def batches(documents: Ids, settings: Settings, seed: int | str) -> list[dict[str, tuple[int, ...]]]:
     """The documents of every step: of each task about `batch` that were not taken yet, until all were; then anew.
 
     A task's documents are shuffled for every round and cut into parts as equal as they can be.

@@ -59,12 +59,12 @@ class Worth:
         both = pair[0].id, pair[1].id
         if both == self._last:
             self._in_vain += self._in_vain > 0
-            return self._in_vain == TWICE
+            return self._in_vain >= TWICE
         self._last = both
         made = study.decide("worth", lambda: self._asked(*pair), documents=self._most)
         self._settled = made["lead"] > SURE * made["error"]
         self._in_vain = self._in_vain + 1 if made["lead"] + UNLIKELY * made["error"] < GAIN else 0
-        return self._in_vain == TWICE
+        return self._in_vain >= TWICE
 
     @property
     def _most(self) -> int:

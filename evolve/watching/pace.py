@@ -64,10 +64,10 @@ def rates(trials: Sequence[Trial], fewest: int) -> tuple[float, float, int]:
     """Candidates and documents a second over the last trials, and how many these are; 0 where there is no span.
 
     Those are `fewest` or more, from the end of one generation on: the losers of a race are recorded all at once, so
-    that a span which begins within a generation says nothing. Where there is one generation only, all of it.
+    that a span which begins within a generation says little. Where there are fewer, all of them.
     """
     ends = sorted({trial.generation: place for place, trial in enumerate(trials)}.values())  # of its last trial
-    early = [place for place in ends[:-1] if place < len(trials) - fewest] or ends[:-1][:1]
+    early = [place for place in ends[:-1] if place < len(trials) - fewest]
     first = early[-1] if early else 0
     span = trials[-1].finished - trials[first].finished if trials else 0.0
     if span <= 0:

@@ -19,7 +19,8 @@ from typing import Any
 
 import yaml
 
-from evolve.preparation.guard import load_run, storage_url
+from evolve.preparation.belonging import storage_url
+from evolve.preparation.guard import load_run
 from evolve.storage.ledger import Ledger
 
 HERE = Path(__file__).resolve().parent

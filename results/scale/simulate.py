@@ -6,7 +6,7 @@
 Candidates take log-normal times (`--minutes` on average, sigma 0.6); what the driver does between two answers takes its
 processor time on the same clock, so that its slowness keeps workers waiting as it would. Utilisation is of the search
 after its opening, and of the whole run. Writes simulate.json and simulate.md beside itself, where sizes that are not
-run keep their rows.
+run keep their rows if workers, minutes and population are the same.
 """
 
 from __future__ import annotations
@@ -95,12 +95,19 @@ def simulated(genes: int, trials: int, arguments: argparse.Namespace) -> dict[st
         "genes": len(space.genes),
         "trials": trials,
         "workers": arguments.workers,
+        "minutes": arguments.minutes,
+        "population": arguments.population,
         "ledger": size,
         "before": before,
         "wall": time.perf_counter() - wall,
         "marks": marks.rows,
         "end": {"clock": cluster.clock, "busy": cluster.busy, "driver": cluster.driver, "answers": cluster.answers},
     }
+
+
+def circumstances(found: dict[str, Any]) -> tuple[Any, ...]:
+    """What one table's rows have in common."""
+    return tuple(found.get(name) for name in ("workers", "minutes", "population"))
 
 
 def size_of(found: dict[str, Any]) -> tuple[int, int]:
@@ -165,7 +172,8 @@ def main() -> None:
         done = subprocess.run(command, check=True, capture_output=True, text=True)
         found = json.loads(done.stdout.splitlines()[-1])
         print(row_of(found), flush=True)
-        kept = sorted([*(row for row in kept if size_of(row) != size_of(found)), found], key=size_of)
+        others = [row for row in kept if size_of(row) != size_of(found) and circumstances(row) == circumstances(found)]
+        kept = sorted([*others, found], key=size_of)
         raw.write_text("[\n" + ",\n".join(map(json.dumps, kept)) + "\n]\n")
         (HERE / "simulate.md").write_text(table(kept, arguments))
 

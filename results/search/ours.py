@@ -16,7 +16,7 @@ from recipes import Recipe
 
 from evolve import run as evolve_run
 from evolve.config.search_yaml import SearchConfig
-from evolve.preparation.guard import storage_url
+from evolve.preparation.belonging import storage_url
 from evolve.preparation.preflight import Findings
 from evolve.search.steps import RATIO
 from evolve.storage.ledger import Ledger

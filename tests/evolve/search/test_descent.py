@@ -129,13 +129,14 @@ def test_it_ends_where_climbing_on_is_in_vain(evaluator: Evaluator, monkeypatch:
         return len(seen) == 2
 
     found = climb(evaluator, Record(), reached=reached)
-    assert found.reason == descent.IN_VAIN
+    assert found.reason == descent.FRUITLESS
     assert found.steps == whole.steps[:4]
     assert list(found.points) == seen
     every = climb(evaluator, Record())
     assert [len(each.points) for each in (whole, every)] == [1, 3]
     assert every.points[:2] == found.points
     assert every.points[2] == whole.points[0]
+    assert climb(evaluator, Record(), reached=lambda point: point == whole.points[0]).reason == descent.FRUITLESS
 
 
 def test_a_climb_that_the_budget_ends_is_not_lost(evaluator: Evaluator, tmp_path: Path) -> None:

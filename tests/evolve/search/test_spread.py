@@ -12,10 +12,10 @@ from evolve.config.budget import Budget
 from evolve.config.search_yaml import Search
 from evolve.optimizers import OPTIMIZERS
 from evolve.optimizers.optimizer import Problem
-from evolve.search.descent import IN_VAIN, Descent, Reached, Remember, mean
+from evolve.search.descent import FRUITLESS, Descent, Reached, Remember
 from evolve.search.draws import Draws
 from evolve.search.loop import search
-from evolve.search.spread import LEAN, between, leanings, leant_to
+from evolve.search.spread import LEAN, between, leanings, leant_to, middle
 from evolve.search.study import Study
 from evolve.storage.ledger import Ledger
 from evolve.trial import Evaluation, Job, Point, Trial
@@ -23,6 +23,7 @@ from search_spaces import SPACES
 from search_spaces.assemble import Spec
 from search_spaces.bounds import Range
 from search_spaces.depth import Family
+from search_spaces.gene import Gene
 from search_spaces.mixture import mixture_point
 from search_spaces.space import search_space
 from tasks.objective import Goal, Objective
@@ -44,8 +45,16 @@ def test_each_task_is_leant_to_once() -> None:
 
 
 def test_the_middle_of_each_two_ends_that_differ() -> None:
-    assert between([(0.0, 0.0), (1.0, 0.0), (0.0, 0.0), (0.0, 1.0)]) == [(0.5, 0.0), (0.0, 0.5), (0.5, 0.5)]
-    assert between([(0.5,), (0.5,)]) == []
+    weights = (Gene("a", parameter="weight"), Gene("b", parameter="weight"))
+    ends = [(0.0, 0.0), (1.0, 0.0), (0.0, 0.0), (0.0, 1.0)]
+    assert between(weights, ends, 9) == [(0.5, 0.0), (0.0, 0.5), (0.5, 0.5)]
+    assert between(weights, ends, 2) == [(0.5, 0.0), (0.0, 0.5)]
+    assert between(weights[:1], [(0.5,), (0.5,)], 9) == []
+
+
+def test_no_third_choice_lies_between_two() -> None:
+    genes = (Gene("a", parameter="weight"), Gene("method", choices=("linear", "sce", "ties"), parameter="method"))
+    assert middle(genes, (0.0, 0.1), (1.0, 0.9)) == (0.5, 0.1)
 
 
 def test_the_task_that_weights_lean_to_has_a_name() -> None:
@@ -82,7 +91,7 @@ def start(
         asked.append(weights)
         place = len(asked) - 1
         point = tuple(min(1.0, x + 0.1) if i == place else x for i, x in enumerate(begin))
-        ends = IN_VAIN if reached(point) else "it rises no more"
+        ends = FRUITLESS if reached(point) else "it rises no more"
         return Descent((), (point,), (1.0,) * len(begin), 0, ends)
 
     budget = Budget.of(Search(trials=trials), ledger.trials(), ledger.events("start"))
@@ -101,9 +110,11 @@ def test_a_front_is_climbed_to_from_several_sides(tmp_path: Path) -> None:
     leant = [trial.point for trial in trials if trial.origin == "leaning gradient"]
     assert not sides
     # All models are alike here, so that it is the same one that both begin halfway to.
-    halfway = mean([center, mixture_point(SPACE, {"math": 1.0}) or ()])
+    halfway = middle(SPACE.genes, center, mixture_point(SPACE, {"math": 1.0}) or ())
     assert [sum(a != b for a, b in zip(halfway, point, strict=True)) for point in leant] == [1, 1]
-    assert [trial.point for trial in trials if trial.origin == "between gradients"] == between([center, *leant])
+    assert [trial.point for trial in trials if trial.origin == "between gradients"] == between(
+        SPACE.genes, [center, *leant], 4
+    )
     assert len(trials) == 30
     again, _ = start(tmp_path, 2, 30)
     assert again == trials
