@@ -24,7 +24,8 @@ OVERRULING = ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS")  # would win over the add
 
 
 def reach(address: str) -> None:
-    """Raises RunError where no job server answers at `address`, such as http://head:8265."""
+    """Raises RunError where no job server answers at `address`, such as http://head:8265; errors of 500 and above are a
+    proxy's whose cluster does not answer it."""
     parts = urlsplit(address)
     if parts.scheme not in ("http", "https") or not parts.hostname or "@" in parts.netloc:
         raise RunError(
@@ -38,6 +39,8 @@ def reach(address: str) -> None:
             if b"ray" not in answer.read(10_000):
                 raise no_job_server(address)
     except urllib.error.HTTPError as error:
+        if error.code >= 500:
+            raise unreachable(address, starting(error.code)) from error
         if error.code not in (401, 403):
             raise no_job_server(address) from error
         os.environ.setdefault(MODE, "token")
@@ -105,6 +108,12 @@ def unreachable(address: str, why: object) -> RunError:
         f"--address ({address}): no Ray cluster answers ({why}); give the address of its dashboard (port 8265), start "
         "it with `ray start --head`, or open a tunnel to it"
     )
+
+
+def starting(code: int) -> str:
+    """What a proxy's answer says of the cluster behind it."""
+    named = ", ".join(filter(None, (f"HTTP {code}", http.client.responses.get(code))))
+    return f"{named}; its head may be starting still"
 
 
 def no_job_server(address: str) -> RunError:

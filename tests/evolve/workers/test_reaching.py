@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,7 @@ import grpc
 import pytest
 
 from evolve.errors import RunError
-from evolve.workers.reaching import MODE, current_cluster, own_token, show_token
+from evolve.workers.reaching import MODE, current_cluster, own_token, reach, show_token
 
 TOKEN = "0123456789abcdef" * 4
 
@@ -78,3 +80,29 @@ def test_where_auto_leads(guarded: str, monkeypatch: pytest.MonkeyPatch, tmp_pat
     (tmp_path / "ray/ray_current_cluster").write_text("10.0.0.1:6380\n")
     assert current_cluster() == "10.0.0.1:6380"
     assert own_token() is None
+
+
+@pytest.mark.parametrize(
+    ("code", "said"),
+    [
+        (404, "what answers there is no job server"),
+        (405, "what answers there is no job server"),
+        (502, r"no Ray cluster answers \(HTTP 502, Bad Gateway; its head may be starting still\)"),
+        (503, r"no Ray cluster answers \(HTTP 503, Service Unavailable; "),
+        (599, r"no Ray cluster answers \(HTTP 599; "),
+    ],
+)
+def test_a_proxy_whose_cluster_does_not_answer_yet_is_no_wrong_address(code: int, said: str) -> None:
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(code, "\x1b[2J")
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None: ...
+
+    with HTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.handle_request)
+        thread.start()
+        with pytest.raises(RunError, match=said):
+            reach(f"http://127.0.0.1:{server.server_port}")
+        thread.join()
