@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -77,6 +78,18 @@ def test_heavy_libraries_have_one_door() -> None:
         "evolve.storage.journal",
     }
     assert not [name for name in importers("transformers") if name.startswith(("engine", "search_spaces"))]
+
+
+def test_benchmarks_import_what_there_is() -> None:
+    scripts = [path for path in (ROOT / "results").rglob("*.py") if "models" not in path.parts]
+    assert len(scripts) > 20
+    for path in scripts:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom) and str(node.module).split(".")[0] in ROOMS:
+                module = importlib.import_module(str(node.module))
+                for alias in node.names:
+                    there = hasattr(module, alias.name) or f"{node.module}.{alias.name}" in MODULES
+                    assert there, f"{path}: {node.module} has no {alias.name}"
 
 
 def test_no_cycles() -> None:

@@ -272,10 +272,15 @@ def test_storage_that_is_none_shows_no_password(
     assert not (tmp_path / "results").exists()
 
 
-@pytest.mark.parametrize("address", ["127.0.0.1:9", "ray://127.0.0.1:9", "nonsense"])
+@pytest.mark.parametrize("address", ["127.0.0.1:9", "ray://127.0.0.1:9"])
 def test_an_address_without_a_cluster(address: str, here: Evolve, config: Config, search_file: SearchFile) -> None:
     config["run"]["address"] = address
     refused(here("check", search_file(config), "--no-time"), f"run.address ({address})", "`ray start --head`")
+
+
+def test_an_address_that_is_none(here: Evolve, config: Config, search_file: SearchFile) -> None:
+    config["run"]["address"] = "nonsense"
+    refused(here("check", search_file(config), "--no-time"), "run.address", "'nonsense'", "host:6379")
 
 
 def test_check_warns_of_what_does_not_stop_a_run(
