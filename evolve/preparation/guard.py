@@ -14,7 +14,7 @@ from filelock import FileLock, Timeout
 from evolve.atomic import sweep
 from evolve.config.search_yaml import BUDGET_KEYS, MEMORY_KEYS, SearchConfig, load_config
 from evolve.errors import RunError
-from evolve.preparation.belonging import check_belongs, mark, storage_url
+from evolve.preparation.belonging import CONFIGURATION, check_belongs, mark, storage_url
 from evolve.storage.lease import Lease
 from evolve.storage.lease_slots import Holder
 from evolve.storage.ledger import Ledger
@@ -78,9 +78,9 @@ def guard(ledger: Ledger, config: SearchConfig, identity: dict[str, str]) -> boo
     # What may change anyway is not recorded: neither budgets nor where the run stands, with its passwords.
     asked = {key: value for key, value in flat(config.model_dump(mode="json")).items() if not may_change(key)}
     current = {**asked, **identity}
-    recorded = ledger.attribute("configuration")
+    recorded = ledger.attribute(CONFIGURATION)
     if recorded is None:
-        ledger.set_attribute("configuration", current)
+        ledger.set_attribute(CONFIGURATION, current)
         mark(ledger, config)
         return True
     recorded = {**LATER, **recorded}

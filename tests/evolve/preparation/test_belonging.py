@@ -115,7 +115,8 @@ def test_runs_of_earlier_versions_go_on_and_are_marked(tmp_path: Path) -> None:
     assert start(config(tmp_path)) == 1
     with sole_driver(config(tmp_path)) as (ledger, _):
         told = ledger.attribute(ID)
-    assert json.loads((tmp_path / "run" / MARK).read_text()) == {"run": "run", "id": told, "storage": "study.db"}
+    found = json.loads((tmp_path / "run" / MARK).read_text())
+    assert found == {"run": "run", "id": told, "storage": "study.db", "host": ""}
 
 
 def test_a_folder_that_is_lost_is_made_again(tmp_path: Path) -> None:
@@ -138,7 +139,81 @@ def test_who_removes_the_ledger_begins_anew(tmp_path: Path) -> None:
 def test_a_copy_of_a_folder_under_another_name_is_another_run(tmp_path: Path) -> None:
     start(config(tmp_path))
     shutil.copytree(tmp_path / "run", tmp_path / "next")
-    assert start(config(tmp_path, other(tmp_path), name="next")) == 0
+    said: list[str] = []
+    assert start(config(tmp_path, other(tmp_path), name="next"), said) == 0
+    assert said == [
+        f"warning: {tmp_path}/next holds what the run 'run' found, and next writes over it; to go on with that run, "
+        "give the folder and `name` that name again"
+    ]
+    assert start(config(tmp_path, other(tmp_path), name="next"), said) == 1
+    assert len(said) == 1
+
+
+def test_another_ledger_in_the_place_is_told_as_that(tmp_path: Path) -> None:
+    start(config(tmp_path))
+    start(config(tmp_path / "elsewhere"))
+    shutil.copy(tmp_path / "elsewhere/run/study.db", tmp_path / "run/study.db")
+    mark = tmp_path / "run" / MARK
+    told = (
+        rf"holds another run named run, .* that stood there before; put that one back, or remove {re.escape(str(mark))}"
+    )
+    with pytest.raises(RunError, match=told + " to go on with the ledger that stands there$"):
+        start(config(tmp_path))
+    mark.unlink()
+    assert start(config(tmp_path)) == 1
+
+
+def test_a_start_that_was_killed_before_the_ledger_had_its_id_goes_on(tmp_path: Path) -> None:
+    start(config(tmp_path))
+    with sole_driver(config(tmp_path)) as (ledger, _):
+        ledger.set_attribute(ID, None)
+    assert start(config(tmp_path)) == 1
+    with sole_driver(config(tmp_path)) as (ledger, _):
+        assert ledger.attribute(ID) == json.loads((tmp_path / "run" / MARK).read_text())["id"]
+
+
+def test_the_folder_has_the_id_before_the_ledger(tmp_path: Path) -> None:
+    """A ledger with an id that its folder does not know would be another run's."""
+    with sole_driver(config(tmp_path)) as (ledger, _):
+        (tmp_path / "run" / MARK).mkdir()  # it cannot be written
+        with pytest.raises(RunError, match=MARK):
+            guard(ledger, config(tmp_path), {})
+        assert ledger.attribute(ID) is None
+
+
+def test_a_copy_from_before_there_were_ids_is_taken_at_another_place(tmp_path: Path) -> None:
+    start(config(tmp_path, other(tmp_path)))
+    shutil.copy(tmp_path / "other.db", tmp_path / "restored.db")
+    restored = config(tmp_path, f"sqlite:///{tmp_path / 'restored.db'}")
+    with sole_driver(config(tmp_path / "elsewhere", restored.run.storage)) as (ledger, _):
+        ledger.set_attribute(ID, None)
+    assert start(restored) == 1
+    with sole_driver(config(tmp_path / "elsewhere", f"sqlite:///{tmp_path / 'empty.db'}")):
+        pass  # a start that was killed at once
+    with pytest.raises(RunError, match="holds another run named run"):
+        start(config(tmp_path, f"sqlite:///{tmp_path / 'empty.db'}"))
+
+
+def test_a_file_of_another_machine_is_not_gone(tmp_path: Path) -> None:
+    asked = config(tmp_path, other(tmp_path))
+    start(asked)
+    mark = tmp_path / "run" / MARK
+    mark.write_text(json.dumps({**json.loads(mark.read_text()), "host": "head-2"}))
+    assert start(asked) == 1  # a folder that both machines see
+    mark.write_text(json.dumps({**json.loads(mark.read_text()), "host": "head-2"}))
+    (tmp_path / "other.db").unlink()
+    with pytest.raises(RunError, match=r"holds no run named run, .* the ledger there on head-2; put .* to begin anew$"):
+        start(asked)
+    assert not (tmp_path / "other.db").exists()
+    mark.unlink()
+    assert start(asked) == 0
+
+
+@pytest.mark.skipif(not Path("/proc/self").is_dir(), reason="needs a folder that nobody can write to")
+def test_a_results_folder_that_cannot_be_written_is_not_the_storage_s_fault() -> None:
+    check_storage(config(Path("/proc/sys"), name="kernel"))  # told by run.output's own check
+    with pytest.raises(RunError, match=r"^run\.storage .*/proc/sys/kernel cannot be written"):
+        check_storage(config(Path("/proc/sys"), "sqlite:////proc/sys/kernel/x.db", name="kernel"))
 
 
 @pytest.mark.parametrize("text", ["", "[]", '{"run": 1}', "\0"])
