@@ -24,6 +24,10 @@ from tests.end_to_end.conftest import ROOT, Config, command, environment, evolve
 SearchFile = Callable[[Config], Path]
 PATIENCE = 240.0  # seconds for one thing to happen on a busy machine
 CLOCK = ("seconds", "finished")
+LOADING = """
+while b"ray::Worker.load" in Path("/proc/self/cmdline").read_bytes() and Path(__file__).with_name("closed").exists():
+    time.sleep(0.05)
+"""
 HOW_TO_GO_ON = "interrupted; what is finished is recorded: the same command goes on from there"
 
 
@@ -58,9 +62,9 @@ class Driver:
         """What stands on stderr, for whatever number of candidates."""
         return re.sub(r"\d+ candidates? that (is|are) at work (is|are)", "{}", self.err.read_text())
 
-    def workers(self) -> list[psutil.Process]:
-        """The Ray workers that evaluate a candidate right now."""
-        return [each for each in self.process.children(recursive=True) if named(each, "ray::Worker.evaluate")]
+    def workers(self, doing: str = "evaluate") -> list[psutil.Process]:
+        """The Ray workers that evaluate a candidate right now, or do what else a worker can."""
+        return [each for each in self.process.children(recursive=True) if named(each, f"ray::Worker.{doing}")]
 
     def end(self, number: signal.Signals, group: bool = False) -> int:
         """Send a signal; returns the exit code."""
@@ -323,10 +327,13 @@ def test_asked_twice_it_does_not_wait(
     assert list((tmp_path / "results" / "small" / "items").rglob("*.parquet"))  # of the candidate that was at work
 
 
-def test_stopped_while_its_workers_start(config: Config, search_file: SearchFile, start: Start) -> None:
+def test_stopped_while_its_workers_start(config: Config, search_file: SearchFile, start: Start, gate: Path) -> None:
     config["run"]["workers"] = 2
+    with gate.with_name("gate.py").open("a", encoding="utf-8") as code:
+        code.write(LOADING)  # so that no worker can take a job before the signal comes
+    gate.touch()
     driver = start(search_file(config))
-    driver.until(driver.says("on Ray (local)"))
+    driver.until(lambda: driver.workers("load"))
     assert driver.end(signal.SIGINT) == 130
     assert driver.err.read_text() == f"\n{HOW_TO_GO_ON}\n"
     driver.leaves_no_process(30)
