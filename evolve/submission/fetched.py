@@ -22,7 +22,8 @@ from evolve.storage.ledger import Ledger
 from evolve.watching.run_state import why_ended
 
 MARK = ".fetched.json"
-RESULTS = ("best.yaml", "report.md")  # what a run has when it has ended, with its checkpoint
+REPORT = "report.md"  # `evolve report` writes it anew, here as well
+RESULTS = ("best.yaml", REPORT)  # what a run has when it has ended, with its checkpoint
 
 
 @dataclass(frozen=True)
@@ -47,9 +48,10 @@ def earlier(target: Path, name: str) -> Fetched | None:
     if found is None or found.run != name or not isinstance(found.files, dict):
         raise RunError(f"{target}: is there already; name another folder, or move this one away")
     for path, digest in found.files.items():
-        if (target / path).is_file() and digest_of(target / path) != digest:
+        if path != REPORT and (target / path).is_file() and digest_of(target / path) != digest:
             raise RunError(
-                f"{target / path}: was changed here since it was fetched; name another folder, or move this one away"
+                f"{target / path}: was changed here since it was fetched; remove that file, which then comes again, or "
+                "name another folder"
             )
     return found
 
@@ -97,7 +99,7 @@ def put(partial: Path, target: Path, fetched: Fetched) -> None:
 
 
 def aside(target: Path) -> Path:
-    return target.with_name(f".{target.name}.before")
+    return target.parent / f".{target.name}.before"
 
 
 def mend(target: Path) -> None:

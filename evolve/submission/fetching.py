@@ -47,7 +47,8 @@ def fetch(
     """Bring a run's folder here, to `out` or results/<name>, or bring up to date what an earlier fetch left there.
     Raises RunError."""
     target = out or Path("results", name)
-    target = target.resolve() if target.is_symlink() else target
+    if target.is_symlink() or target.name in ("", ".."):  # a link stays one; "." has no name
+        target = Path(os.path.realpath(target))
     before = earlier(target, name)
     if before is not None:  # what came then comes again: it belongs together
         checkpoint, whole = (asked or has(before, *parts) for asked, parts in ((checkpoint, BULK), (whole, INNER)))

@@ -288,15 +288,37 @@ def test_what_was_changed_here_is_not_written_over(cluster: Cluster, run: Path, 
     out = tmp_path / "home"
     brought(run, out)
     (out / "best.yaml").write_text("mine")
-    with pytest.raises(RunError, match=r"best\.yaml: was changed here since it was fetched; name another folder"):
+    with pytest.raises(RunError, match=r"best\.yaml: was changed here since it was fetched; remove that file, which"):
         brought(run, out)
-    (out / "best.yaml").write_bytes(b"recipe")
+    (out / "best.yaml").unlink()
+    (out / "report.md").write_text("of `evolve report`")
+    brought(run, out)
+    assert (out / "best.yaml").read_bytes() == b"recipe"
+    assert (out / "report.md").read_bytes() == b""
     (out / "trials.csv").write_text("mine")
     brought(run, out)
     (run / "trials.csv").write_text("theirs")
     with pytest.raises(RunError, match=r"trials\.csv: is there already, and was not fetched"):
         brought(run, out)
     assert (out / "trials.csv").read_text() == "mine"
+
+
+def test_results_come_into_the_working_folder(
+    cluster: Cluster, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "home/run"
+    (out / "notes").mkdir(parents=True)
+    for name in (".", "..", "run/.."):
+        monkeypatch.chdir(out)
+        with pytest.raises(RunError, match="is there already; name another folder"):
+            brought(run, Path(name))
+    (out / "notes").rmdir()
+    for _ in range(2):
+        monkeypatch.chdir(out)
+        brought(run, Path())
+        assert {*SMALL} <= {path.name for path in out.iterdir()}
+    with pytest.raises(RunError, match=r"^/: is there already"):
+        brought(run, Path("/"))
 
 
 def test_another_run_does_not_take_the_place_of_one(cluster: Cluster, run: Path, tmp_path: Path) -> None:
