@@ -11,7 +11,7 @@ import json
 import os
 import shutil
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout  # another class before Python 3.11
 from contextlib import contextmanager
@@ -65,7 +65,8 @@ def fetch(
             partial.mkdir(parents=True, exist_ok=True)
             if before is not None:
                 begin_with(target, before, partial)
-        check_disk(partial, chosen)
+        missing = {path: max(0, size - arrived(partial, target, path)) for path, size in chosen}
+        check_disk(partial, missing, lambda path: before is not None and is_same(call, folder, path, before))
         digests = {path: bring(call, folder, path, size, partial) for path, size in chosen}
     with writing(partial):
         tidy(partial, {*digests, *own})
@@ -188,10 +189,24 @@ def is_wanted(path: str, checkpoint: bool, whole: bool) -> bool:
     return not hidden and (whole or first not in INNER) and (checkpoint or first != "checkpoint")
 
 
-def check_disk(partial: Path, chosen: list[tuple[str, int]]) -> None:
-    """Raises RunError where the files would not fit."""
-    here = sum(path.stat().st_size for path in partial.rglob("*") if path.is_file())
-    needed, free = sum(size for _, size in chosen) - here + SPARE, shutil.disk_usage(partial).free
+def arrived(partial: Path, target: Path, path: str) -> int:
+    """Bytes of a file that need no more room. What was only linked in stands beside the new one until all have come."""
+    place, older = partial / path, target / path
+    linked = place.is_file() and older.is_file() and place.samefile(older)
+    return sum(each.stat().st_size for each in (coming_of(place), *([place] * (not linked))) if each.is_file())
+
+
+def is_same(call: Call, folder: str, path: str, before: Fetched) -> bool:
+    """Whether the file there is the one that was fetched `before`."""
+    return path in before.files and answer(call(sending.digest, folder, path)) == before.files[path]
+
+
+def check_disk(partial: Path, missing: Mapping[str, int], stays: Callable[[str], bool]) -> None:
+    """Raises RunError where the files would not fit, by the bytes `missing` of each. Which of them `stays` as it is
+    is asked only where room is scarce: it takes the reading of the whole file."""
+    needed, free = sum(missing.values()) + SPARE, shutil.disk_usage(partial).free
+    if needed > free:
+        needed -= sum(size for path, size in missing.items() if (partial / path).is_file() and stays(path))
     if needed > free:
         raise RunError(
             f"{partial.parent}: {amount(free)} are free, the results need {amount(needed)}; free space, name another "
@@ -205,7 +220,7 @@ def bring(call: Call, folder: str, path: str, size: int, partial: Path) -> str:
     expected = str(answer(call(sending.digest, folder, path)))
     if place.is_file() and digest_of(place) == expected:
         return expected
-    coming = place.with_name(f".{place.name}{UNFINISHED}")
+    coming = coming_of(place)
     for _ in range(2):  # pieces of an earlier attempt may be of an earlier file
         receive(call, folder, path, size, coming)
         if digest_of(coming) == expected:
@@ -214,6 +229,10 @@ def bring(call: Call, folder: str, path: str, size: int, partial: Path) -> str:
             return expected
         coming.unlink()
     raise RunError(f"{path}: came otherwise than it is on the cluster; is the run being written? fetch it again later")
+
+
+def coming_of(place: Path) -> Path:
+    return place.with_name(f".{place.name}{UNFINISHED}")
 
 
 def receive(call: Call, folder: str, path: str, size: int, coming: Path) -> None:

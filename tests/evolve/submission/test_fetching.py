@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -178,6 +179,32 @@ def test_a_full_disk_is_told_before_anything_comes(
     monkeypatch.setattr(fetching, "SPARE", 2**60)
     with pytest.raises(RunError, match=r"are free, the results need .*--no-checkpoint"):
         brought(run, tmp_path / "run")
+
+
+def test_an_update_needs_room_for_what_has_changed_only(
+    cluster: Cluster, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, free = tmp_path / "run", 12_000
+    brought(run, out)
+    monkeypatch.setattr(fetching, "SPARE", 0)
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=free))
+    (run / "best.yaml").write_bytes(b"another")
+    brought(run, out)
+    assert (out / "best.yaml").read_bytes() == b"another"
+    (out / "checkpoint/model.safetensors").rename(tmp_path / "kept")
+    with pytest.raises(RunError, match=r"are free, the results need 12\.5 KiB"):
+        brought(run, out)
+    (tmp_path / "kept").rename(out / "checkpoint/model.safetensors")
+    (run / "checkpoint/model.safetensors").write_bytes(bytes(12_800))
+    with pytest.raises(RunError, match=r"11\.7 KiB are free, the results need 12\.5 KiB; free space"):
+        brought(run, out)
+    free = 12_900
+    cluster.last = len(cluster.calls) + 14
+    with pytest.raises(RunError, match="answers no longer"):
+        brought(run, out)
+    free, cluster.last = 11_000, 10**9  # the pieces that have come take it
+    brought(run, out)
+    assert (out / "checkpoint/model.safetensors").read_bytes() == bytes(12_800)
 
 
 def test_the_client_server_is_on_the_same_host() -> None:
