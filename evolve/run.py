@@ -63,7 +63,8 @@ def drive(config: SearchConfig, findings: Findings, ledger: Ledger, lease: Lease
     write_inputs(config, findings)
     ledger.set_attribute("objective", asdict(setting.objective))
     before = ledger.trials()
-    budget = Budget.of(config.search, before, ledger.events("start"), ledger.events(WORKING))
+    earlier = (ledger.events(kind) for kind in ("start", WORKING, SEARCH_ENDED))
+    budget = Budget.of(config.search, before, *earlier)
     count = None if findings.workers is None else findings.workers.count
     ledger.add_event("start", trials=len(before), workers=count)
     ended = ledger.attribute("verdict") is not None

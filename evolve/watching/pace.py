@@ -12,7 +12,7 @@ from typing import Any
 
 from evolve.config.budget import WORKING, Budget
 from evolve.config.search_yaml import Search
-from evolve.storage.ledger import START
+from evolve.storage.ledger import SEARCH_ENDED, START
 from evolve.trial import Trial
 
 FEWEST = 10  # trials that the rate is taken over at least, and
@@ -99,12 +99,14 @@ def time_left(
     if search.documents is not None and documents:
         left["search.documents"] = max(0, search.documents - spent(trials, events)) / documents
     if search.hours is not None:
-        starts = [dict(event) for event in events if event["kind"] == START]
-        working = [dict(event) for event in events if event["kind"] == WORKING]
+        kinds = START, WORKING, SEARCH_ENDED
+        starts, working, ended = ([dict(each) for each in events if each["kind"] == kind] for kind in kinds)
         begun = max((float(start["at"]) for start in starts), default=0.0)
         marks = [*(each.finished for each in trials), *(float(event["at"]) for event in working)]
         running = now - max((at for at in marks if at >= begun), default=now)  # a start without a worker waits
-        used = Budget.of(search, trials, starts, working).used_seconds + max(0.0, running)
+        if any(float(event["at"]) >= begun for event in ended):
+            running = 0.0
+        used = Budget.of(search, trials, starts, working, ended).used_seconds + max(0.0, running)
         left["search.hours"] = max(0.0, search.hours * 3600 - used)
     return left
 
