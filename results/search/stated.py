@@ -50,6 +50,9 @@ def main(arguments: Sequence[str]) -> None:
         for arm in arms if reporter else ():
             for seed, entry in entries(name, arm).items():
                 gain = entry["notes"]["gain"]
+                if entry["notes"]["best recipe"] is None:  # a start point of the space, whose entry holds no recipe
+                    print(f"{name} {arm} {seed}: left out, since its strongest opponent is not on record")
+                    continue
                 truth = mean(reporter, entry["recipe"]) - mean(reporter, entry["notes"]["best recipe"])
                 holds = gain["low"] <= truth <= gain["high"]
                 rows.append({"family": name, "arm": arm, "seed": seed, **gain, "truth": round(truth, 5),
