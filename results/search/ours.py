@@ -18,6 +18,8 @@ from evolve import run as evolve_run
 from evolve.config.search_yaml import SearchConfig
 from evolve.preparation.belonging import storage_url
 from evolve.preparation.preflight import Findings
+from evolve.preparation.setting import Setting
+from evolve.search.candidates import recipe_of
 from evolve.search.steps import RATIO
 from evolve.storage.ledger import Ledger
 from evolve.trial import Evaluation, Failure, Job
@@ -120,7 +122,10 @@ def result(config: SearchConfig, scored: Mapping[str, int]) -> Found:
     ledger.close()
     recipe = Recipe.from_yaml((config.folder / "best.yaml").read_text())
     gain = {row["name"]: row["gain"] for row in verdict["rows"]}[verdict["best"]]
-    best = next((trial.recipe for trial in trials if trial.origin == f"start: {verdict['best']}"), None)
+    best = next((trial for trial in trials if trial.origin == f"start: {verdict['best']}"), None)
+    opponent = (
+        None if best is None else recipe_of(best, Setting(config).space).model_dump(mode="json", exclude_none=True)
+    )
     notes = {"scored": dict(scored), "candidates": len(trials), "best": verdict["best"], "gain": gain}
-    notes |= {"best recipe": best}
+    notes |= {"best recipe": opponent}
     return Found(recipe, claim(verdict), notes)
