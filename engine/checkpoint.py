@@ -13,6 +13,7 @@ import torch
 
 from engine.adapter import Adapter, Delta
 from engine.companions import code, companions
+from engine.digest import digest_of
 from engine.errors import CheckpointError
 from engine.model_config import read_config
 from engine.own_files import check_own
@@ -78,9 +79,9 @@ class Checkpoint:
             if self.adapter is not None:
                 files += [self.adapter.shard.path, self.adapter.folder / "adapter_config.json"]
             with ThreadPoolExecutor(max_workers=4) as pool:
-                digests = list(pool.map(_hash_file, files))
+                digests = list(pool.map(digest_of, files))
             beside = [self.folder / "config.json", *companions(self.folder), *code(self.folder)]
-            digests += [f"{path.name}:{_hash_file(path)}" for path in beside]
+            digests += [f"{path.name}:{digest_of(path)}" for path in beside]
             self._fingerprint = hashlib.sha256("".join(digests).encode()).hexdigest()
         return self._fingerprint
 
@@ -90,11 +91,3 @@ def open_checkpoint(reference: str, *, token: str | None = None) -> Checkpoint:
     parsed = parse_reference(reference)
     adapter = Adapter(resolve(parsed.adapter, token=token)) if parsed.adapter else None
     return Checkpoint(reference, resolve(parsed.model, token=token), adapter)
-
-
-def _hash_file(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 22):
-            digest.update(block)
-    return digest.hexdigest()

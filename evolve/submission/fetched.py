@@ -6,7 +6,6 @@ A later fetch gathers beside it what has changed, by links to what has not, and 
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import os
 import shutil
@@ -14,6 +13,7 @@ from collections.abc import Collection, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from engine.digest import digest_of
 from evolve.atomic import write_json
 from evolve.errors import EvolveError, RunError
 from evolve.preparation.belonging import OWN, storage_url
@@ -141,11 +141,3 @@ def progress(folder: Path) -> tuple[str, bool]:
     except EvolveError:
         return "", True
     return f"{trials} of {config.search.trials} candidates", bool(why_ended(events))
-
-
-def digest_of(path: Path) -> str:
-    hashed = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 22):
-            hashed.update(block)
-    return hashed.hexdigest()

@@ -21,13 +21,14 @@ from urllib.parse import urlsplit
 
 import yaml
 
+from engine.digest import digest_of
 from engine.strict_yaml import load_yaml
 from evolve.atomic import UNFINISHED
 from evolve.errors import RunError
 from evolve.preparation.belonging import MARK as LEDGER_MARK
 from evolve.preparation.belonging import OWN
 from evolve.submission import sending
-from evolve.submission.fetched import MARK, Fetched, begin_with, digest_of, earlier, files_of, put, tidy, unfinished
+from evolve.submission.fetched import MARK, Fetched, begin_with, earlier, files_of, put, tidy, unfinished
 from evolve.submission.jobs import Call, Jobs, reading
 from evolve.workers.reaching import last_line
 
