@@ -1,9 +1,9 @@
-"""The search of search.yaml on the real 135M family; leaves its results beside this file.
+"""The search of search.yaml on the real 135M family, once a seed; leaves seed-N/ beside this file.
 
-    python results/real-135m/run.py FAMILY [--work DIR]
+    python results/real-135m/run.py FAMILY --work DIR [--seeds 0 1 2]
 
-FAMILY holds base/, adapters/{sentiment,grammar,units} and tasks/ (see README.md). The search itself runs in DIR (a
-temporary folder by default; name one to be able to stop and go on), where `family` points to FAMILY.
+FAMILY holds base/, adapters/{sentiment,grammar,units} and tasks/ (see README.md). The searches run in DIR/seed-N/,
+where `family` points to FAMILY; one that was stopped goes on there.
 """
 
 from __future__ import annotations
@@ -12,27 +12,42 @@ import argparse
 import shutil
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
+
+import yaml
 
 HERE = Path(__file__).resolve().parent
 KEPT = ("report.md", "best.yaml", "trials.csv", "environment.json")
 
 
+def prepared(family: Path, work: Path, seed: int) -> Path:
+    """The folder that a seed's search runs in, with its search.yaml."""
+    folder = work / f"seed-{seed}"
+    folder.mkdir(parents=True, exist_ok=True)
+    if not (folder / "family").is_symlink():
+        (folder / "family").symlink_to(family.resolve())
+    content = yaml.safe_load((HERE / "search.yaml").read_text())
+    (folder / "search.yaml").write_text(yaml.safe_dump({**content, "seed": seed}, sort_keys=False))
+    return folder
+
+
+def run_folder(folder: Path) -> Path:
+    """Where the search in such a folder leaves its results."""
+    return folder / "results" / "real-135m"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("family", type=Path)
-    parser.add_argument("--work", type=Path)
+    parser.add_argument("--work", type=Path, required=True)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     arguments = parser.parse_args()
-    with tempfile.TemporaryDirectory() as scratch:
-        work = arguments.work or Path(scratch)
-        work.mkdir(parents=True, exist_ok=True)
-        link = work / "family"
-        if not link.is_symlink():
-            link.symlink_to(arguments.family.resolve())
-        subprocess.run([sys.executable, "-m", "evolve", "run", str(HERE / "search.yaml")], cwd=work, check=True)
+    for seed in arguments.seeds:
+        folder = prepared(arguments.family, arguments.work, seed)
+        subprocess.run([sys.executable, "-m", "evolve", "run", "search.yaml"], cwd=folder, check=True)
+        (HERE / f"seed-{seed}").mkdir(exist_ok=True)
         for name in KEPT:
-            shutil.copyfile(work / "results" / "real-135m" / name, HERE / name)
+            shutil.copyfile(run_folder(folder) / name, HERE / f"seed-{seed}" / name)
 
 
 if __name__ == "__main__":

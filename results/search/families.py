@@ -60,6 +60,7 @@ class Bench:
     sources: tuple[str, ...]
     skills: tuple[str, ...]
     tasks: str
+    layers: int = LAYERS
 
 
 def read(folder: Path) -> Weights:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-from families import LAYERS, Bench
+from families import Bench
 
 from engine.recipe import Recipe
 
@@ -79,7 +79,7 @@ def over_depth(
 
     A block's only group may be "" for all of its tensors. Without `outer` the first and the last block's hold there.
     """
-    each = LAYERS // len(layers)
+    each = bench.layers // len(layers)
     slices = []
     for place, groups in enumerate(layers):
         span = [place * each, (place + 1) * each]
@@ -109,5 +109,5 @@ def from_coefficients(bench: Bench, coefficients: Sequence[Sequence[float]]) -> 
     def column(index: int) -> list[Values]:
         return [{"weight": own[index]} for own in coefficients]
 
-    layers = [{group: column(3 * layer + g) for g, group in enumerate(GROUPS)} for layer in range(LAYERS)]
-    return over_depth(bench, "task_arithmetic", layers, column(3 * LAYERS))
+    layers = [{group: column(3 * layer + g) for g, group in enumerate(GROUPS)} for layer in range(bench.layers)]
+    return over_depth(bench, "task_arithmetic", layers, column(3 * bench.layers))
