@@ -141,7 +141,10 @@ def score(
 
 @app.command()
 def status(
-    folder: Annotated[Path, typer.Argument(help="a run's folder; or its search.yaml, where run.storage is a database")],
+    folder: Annotated[
+        Path,
+        typer.Argument(help="a run's folder, or one with several; or a run's search.yaml, where its database is seen"),
+    ],
     json: Annotated[bool, typer.Option("--json", help="one JSON object, for machines")] = False,
     watch: Annotated[float | None, typer.Option(min=0.2, help="seconds: look again, until the run is over")] = None,
 ) -> None:

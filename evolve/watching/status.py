@@ -1,4 +1,4 @@
-"""`evolve status`: where a run stands, once or again and again."""
+"""`evolve status`: where a run stands, once or again and again; or all runs in a folder."""
 
 from __future__ import annotations
 
@@ -15,20 +15,34 @@ from evolve.preparation.belonging import OWN, storage_url
 from evolve.preparation.guard import holder_of, load_run
 from evolve.storage.lease import PATIENCE
 from evolve.storage.ledger import Ledger
+from evolve.watching.listing import listed, listed_data, runs_in
 from evolve.watching.run_state import State, as_data, lines, state_of
 
 
 def status(place: Path, as_json: bool = False, every: float | None = None) -> None:
-    """Print where the run stands, in words or as JSON; with `every`, again after so many seconds until it is over.
-    Raises RunError."""
-    config = config_at(place)
-    ledger = Ledger(storage_url(config), config.name, must_exist=True)
-    shown = text_of_data if as_json else text
+    """Print where the run stands, in words or as JSON; with `every`, again after so many seconds until it is over. Of a
+    folder that holds runs, a line for each. Raises RunError."""
+    runs = runs_in(place)
+    if runs and every is not None:
+        raise RunError(f"{place}: holds runs, and --watch looks at one; give its folder, such as {runs[0]}")
+    if runs:
+        print(json.dumps(listed_data(runs, glance)) if as_json else printable("\n".join(listed(runs, glance))))
+        return
+    watch, shown = watch_of(place), text_of_data if as_json else text
     if every is None:
-        print(shown(Watch(config, ledger).look()))
+        print(shown(watch.look()))
     else:
         with suppress(KeyboardInterrupt):  # how one stops looking
-            follow(Watch(config, ledger), shown, every)
+            follow(watch, shown, every)
+
+
+def watch_of(place: Path) -> Watch:
+    config = config_at(place)
+    return Watch(config, Ledger(storage_url(config), config.name, must_exist=True))
+
+
+def glance(place: Path) -> State:
+    return watch_of(place).look()
 
 
 def config_at(place: Path) -> SearchConfig:
@@ -42,10 +56,14 @@ def config_at(place: Path) -> SearchConfig:
 
 
 def text(state: State) -> str:
+    return printable("\n".join(lines(state)))
+
+
+def printable(told: str) -> str:
     """Without what would steer a terminal, in case somebody else's ledger holds that."""
     return "\n".join(
         "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in line)
-        for line in "\n".join(lines(state)).split("\n")
+        for line in told.split("\n")
     )
 
 

@@ -65,6 +65,28 @@ def test_a_run_at_rest(config: SearchConfig, capsys: pytest.CaptureFixture[str])
     ]
 
 
+def test_a_folder_of_runs_has_a_line_for_each(config: SearchConfig, capsys: pytest.CaptureFixture[str]) -> None:
+    broken = config.folder.parent / "broken"
+    broken.mkdir()
+    (broken / "study.db").write_bytes(b"no database")
+    (config.folder.parent / "no run").mkdir()
+    with sole_driver(config):
+        status(config.folder.parent)
+    status(config.folder.parent, as_json=True)
+    *shown, data = capsys.readouterr().out.splitlines()
+    assert [line.split("  ")[0] for line in shown] == ["broken", "run"]
+    assert "cannot be read" in shown[0]
+    assert "search.yaml" in shown[0]
+    assert "5 of 200 candidates  best -20.0 ± 1.0  at work: process" in shown[1]
+    first, second = json.loads(data)
+    assert set(first) == {"folder", "error"}
+    assert (second["name"], second["trials"]) == ("run", 5)
+    status(config.folder.parent)
+    assert "stopped" in capsys.readouterr().out
+    with pytest.raises(RunError, match="--watch looks at one"):
+        status(config.folder.parent, every=1.0)
+
+
 def test_a_search_that_has_ended(config: SearchConfig, capsys: pytest.CaptureFixture[str]) -> None:
     with sole_driver(config) as (ledger, _):
         ledger.add_event(SEARCH_ENDED, trials=5, reason="search.trials (5) is used up")

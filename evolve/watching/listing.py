@@ -1,0 +1,57 @@
+"""`evolve status` of a folder that holds runs: a line for each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from evolve.errors import RunError
+from evolve.preparation.belonging import MARK, OWN
+from evolve.watching.run_state import State, as_data
+
+Look = Callable[[Path], State]
+
+
+def runs_in(folder: Path) -> list[Path]:
+    """The runs' folders in it, by name; none where it is a run itself."""
+    if not folder.is_dir() or is_run(folder):
+        return []
+    return sorted(each for each in folder.iterdir() if is_run(each))
+
+
+def is_run(folder: Path) -> bool:
+    return any((folder / name).is_file() for name in (MARK, OWN))
+
+
+def listed(runs: list[Path], look: Look) -> list[str]:
+    """A line a run: its folder, how far it is, its best candidate and whether anybody is at work."""
+    rows = [(each.name, *told(each, look)) for each in runs]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return ["  ".join(part.ljust(width) for part, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+
+
+def listed_data(runs: list[Path], look: Look) -> list[dict[str, Any]]:
+    """The same for machines: what `evolve status --json` says of each, or why it cannot be read."""
+    found = []
+    for each in runs:
+        try:
+            found.append(as_data(look(each)))
+        except RunError as error:
+            found.append({"folder": str(each), "error": str(error)})
+    return found
+
+
+def told(run: Path, look: Look) -> tuple[str, str, str]:
+    try:
+        state = look(run)
+    except RunError as error:
+        return "", "", f"cannot be read: {error}"
+    best = "" if state.best is None else f"best {state.figures.trial(state.best)}"
+    return f"{len(state.trials)} of {state.config.search.trials} candidates", best, standing(state)
+
+
+def standing(state: State) -> str:
+    if state.holder is not None:
+        return f"at work: {state.holder}"
+    return "finished" if state.over and state.ended else "stopped; `evolve run` goes on"
