@@ -29,7 +29,8 @@ from evolve.by_hand.merging import read_recipes
 from evolve.errors import EvolveError, ModelError
 from evolve.preparation.setting import DTYPES
 from evolve.scratch import scratch
-from evolve.workers.resident import Resident, load_module, load_tokenizer
+from evolve.workers.resident import Resident, load_module
+from evolve.workers.tokenizer import load_tokenizer
 
 RECIPES = (".yaml", ".yml")
 NOT_TOKENIZER = ("generation_config", "preprocessor_config", "processor_config", "video_preprocessor_config")

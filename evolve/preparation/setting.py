@@ -18,7 +18,7 @@ from evolve.optimizers import OPTIMIZERS
 from evolve.optimizers.optimizer import Problem
 from evolve.optimizers.partition import coarsest
 from evolve.preparation.spanned import named, spanned
-from evolve.workers.resident import load_tokenizer
+from evolve.workers.tokenizer import load_tokenizer
 from search_spaces.depth import Family
 from search_spaces.space import SearchSpace
 from tasks.objective import Objective

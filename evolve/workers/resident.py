@@ -30,7 +30,7 @@ from engine.write import write_checkpoint
 from evolve.errors import ModelError
 from evolve.scratch import scratch
 from evolve.workers.remote_code import refuse_code
-from tasks.errors import is_panic
+from evolve.workers.tokenizer import load_tokenizer
 
 SHARED_MEMORY = Path("/dev/shm")
 SPARE = 2 * 64 * 2**20  # what writing keeps free beside the weights, and as much again for the other workers
@@ -280,19 +280,3 @@ def auto_class(config: Any) -> Any:
     from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
     return AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
-
-
-def load_tokenizer(folder: Path, trust_remote_code: bool = False) -> Any:
-    """The tokenizer beside a checkpoint. Raises ModelError."""
-    from transformers import AutoTokenizer
-
-    try:
-        return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=trust_remote_code)
-    except BaseException as error:
-        if not isinstance(error, (OSError, ValueError, KeyError, ImportError, AttributeError)) and not is_panic(error):
-            raise
-        refuse_code(error, str(folder), folder)
-        raise ModelError(
-            f"{folder}: has no tokenizer that transformers can load ({' '.join(str(error).split())[:300]}); "
-            "put the tokenizer's files beside the model"
-        ) from error

@@ -18,7 +18,8 @@ from evolve.config.search_yaml import SearchConfig
 from evolve.errors import ModelError
 from evolve.preparation.preflight import code_of
 from evolve.preparation.setting import Setting
-from evolve.workers.resident import check_base, load_module, load_tokenizer
+from evolve.workers.resident import check_base, load_module
+from evolve.workers.tokenizer import load_tokenizer
 
 ROOT = Path(__file__).parents[3]
 BASE = ROOT / "tasks" / "demo" / "models" / "base"
