@@ -11,7 +11,7 @@ from evolve.errors import ModelError
 from evolve.workers.remote_code import refuse_code
 from tasks.errors import is_panic
 
-GENERIC = (
+GENERIC = "TokenizersBackend"  # what transformers 5 writes for the PreTrainedTokenizerFast of transformers 4
     "TokenizersBackend"  # what transformers 5 calls, and writes for, the PreTrainedTokenizerFast of transformers 4
 )
 
