@@ -29,21 +29,21 @@ INPUTS, FACTS = b"inputs", b"facts"
 HEAD = 64  # bytes of the checksum
 GOLD = "gold"
 IDS = pa.list_(pa.int32())
-SHARED = pa.dictionary(pa.int32(), pa.large_string())
 SCHEMA = pa.schema(
     {
-        "task": SHARED,
+        "task": pa.large_string(),
         "id": pa.int64(),
-        "digest": SHARED,
-        "kind": SHARED,
+        "digest": pa.large_string(),
+        "kind": pa.large_string(),
         "repeats": pa.int32(),
-        "context": SHARED,
+        "context": pa.large_string(),
         "text": pa.large_string(),  # the continuation or the whole text; JSON of the settings of a generation
         "given": IDS,
         "asked": IDS,
         "bytes": pa.int32(),  # of a right answer
     }
 )
+SHARED = ("task", "digest", "kind", "context")  # columns whose values many rows share: stored once each
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,10 @@ def write_set(file: IO[bytes], requests: Requests, facts: Mapping[str, Facts], i
         INPUTS: inputs.encode(),
         FACTS: json.dumps({name: asdict(each) for name, each in facts.items()}).encode(),
     }
-    table = pa.Table.from_pylist(rows, SCHEMA).replace_schema_metadata(metadata)
+    table = pa.Table.from_pylist(rows, SCHEMA)
+    for name in SHARED:
+        table = table.set_column(SCHEMA.get_field_index(name), name, table[name].dictionary_encode())
+    table = table.replace_schema_metadata(metadata)
     body = pa.BufferOutputStream()
     with pa.ipc.new_file(body, table.schema) as writer:
         writer.write_table(table)

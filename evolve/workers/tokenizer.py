@@ -12,8 +12,6 @@ from evolve.workers.remote_code import refuse_code
 from tasks.errors import is_panic
 
 GENERIC = "TokenizersBackend"  # what transformers 5 writes for the PreTrainedTokenizerFast of transformers 4
-    "TokenizersBackend"  # what transformers 5 calls, and writes for, the PreTrainedTokenizerFast of transformers 4
-)
 
 
 def load_tokenizer(folder: Path, trust_remote_code: bool = False) -> Any:
