@@ -25,7 +25,6 @@ from evolve.report.facts import Facts
 from evolve.report.figures import Figures
 from evolve.report.markdown import headline, report_text, trials_csv, where
 from evolve.search.baselines import opening_merge
-from evolve.search.candidates import value_of
 from evolve.search.study import Study
 from evolve.storage.items import Items
 from evolve.storage.lease import Lease
@@ -38,6 +37,7 @@ from evolve.workers.executor import Executor
 from evolve.workers.remembering import Keys, Remembering
 from evolve.workers.start import LazyExecutor
 from search_spaces.assemble import labels
+from tasks.objective import weighted_mean
 
 LARGER = "; a larger budget, such as search.trials, goes on with it"
 
@@ -88,7 +88,7 @@ def drive(config: SearchConfig, findings: Findings, ledger: Ledger, lease: Lease
             log.listen(tracking)
         log.show_trials(
             Figures(setting.objective).trial,
-            lambda trial: value_of(trial.parts, study.objective.weights),
+            lambda trial: weighted_mean(trial.parts, study.objective.weights),
             before,
             weights=lambda: study.objective.weights,
         )

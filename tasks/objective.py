@@ -24,6 +24,7 @@ Utilities = dict[str, dict[int, float]]  # task -> document id -> value, higher 
 
 LOGLIKELIHOOD = "loglikelihood"  # of the gold answer, natural logarithm
 LENGTHS: dict[Unit, str] = {"token": "gold_tokens", "byte": "gold_bytes"}
+DECIMALS = 12  # of a mean over tasks: what is left out is rounding
 WEIGHT = "/weight"  # what a pair's second number is called, after the measure's own name
 
 
@@ -153,8 +154,13 @@ def restricted(measures: Measures, documents: Mapping[str, Collection[int]]) -> 
 
 def mean_over_tasks(values: Mapping[str, Mapping[int, float]], weights: Mapping[str, float]) -> float:
     """The weighted mean over tasks of the means over documents; exact in whatever order documents come."""
-    total = total_of(weights[task] for task in values)
-    return total_of(weights[task] * _mean(each) for task, each in values.items()) / total
+    return weighted_mean({task: _mean(each) for task, each in values.items()}, weights)
+
+
+def weighted_mean(parts: Mapping[str, float], weights: Mapping[str, float]) -> float:
+    """The mean over tasks. Those that are equal but for rounding, of other tasks' parts, are equal."""
+    total = total_of(weights[task] for task in parts)
+    return round(total_of(weights[task] * part for task, part in parts.items()) / total, DECIMALS)
 
 
 def total_of(values: Iterable[float]) -> float:

@@ -10,7 +10,7 @@ from typing import Literal
 
 from engine.recipe import Recipe
 from evolve.errors import RunError
-from evolve.search.candidates import recipe_of, value_of
+from evolve.search.candidates import recipe_of
 from evolve.search.loop import GRADIENT
 from evolve.search.opening import START
 from evolve.statistics.floors import violation
@@ -18,7 +18,7 @@ from evolve.statistics.levels import ONE_SIDED
 from evolve.statistics.paired import clearly_below
 from evolve.trial import Point, Trial
 from search_spaces.space import SearchSpace
-from tasks.objective import Objective, Utilities
+from tasks.objective import Objective, Utilities, weighted_mean
 
 NO_ANSWERS: Mapping[str, Utilities] = {}
 Kind = Literal["found", "mean", "climbed", "start"]
@@ -131,7 +131,7 @@ def opening_recipes(trials: Sequence[Trial], space: SearchSpace) -> dict[str, Re
 def decided_value(trial: Trial, objective: Objective) -> float:
     """By the objective that decides in the end, which the first trials may not have been valued by."""
     weights = objective.weights
-    return value_of(trial.parts, weights) if trial.parts.keys() == weights.keys() else float(trial.value or 0.0)
+    return weighted_mean(trial.parts, weights) if trial.parts.keys() == weights.keys() else float(trial.value or 0.0)
 
 
 def name_of(trial: Trial) -> str:

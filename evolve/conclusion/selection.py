@@ -110,7 +110,8 @@ def ranked(
     floors: Floors,
     base: str,
 ) -> list[Finalist]:
-    """Those with a finite value, the best first, with what these documents say of them."""
+    """Those with a finite value, the best first, with what these documents say of them; of equal ones the better on the
+    search documents."""
     metrics = {name: objective.metrics(each) for name, each in measures.items()}
     standard = next((metrics.get(each.name) for each in finalists if each.recipe.digest == base), None)
     if floors and standard is None:
@@ -136,7 +137,7 @@ def ranked(
     found = [each for each in found if math.isfinite(each.selection)]
     if not found:
         raise RunError("the finalists: none could be scored on the selection documents; run the same command again")
-    return sorted(found, key=lambda each: (each.violation, -each.selection))
+    return sorted(found, key=lambda each: (each.violation, -each.selection, -(each.search or 0.0)))
 
 
 def said(done: Callable[[str], None]) -> Callable[[str], None]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -12,7 +11,7 @@ from evolve.search.race import Finish
 from evolve.statistics.paired import standard_error
 from evolve.trial import Candidate, Failure, Trial
 from search_spaces.space import SearchSpace
-from tasks.objective import Objective, total_of
+from tasks.objective import Objective, weighted_mean
 
 
 def candidate_of(trial: Trial, space: SearchSpace) -> Candidate:
@@ -70,7 +69,7 @@ def trial_of(
     weights = objective.weights
     return replace(
         blank,
-        value=value_of(parts, weights),
+        value=weighted_mean(parts, weights),
         standard_error=standard_error(utilities, weights),
         documents=sum(map(len, utilities.values())),
         tasks=objective.metrics(outcome.measures),
@@ -79,8 +78,3 @@ def trial_of(
         errors={task: standard_error({task: its}, {task: 1.0}) for task, its in utilities.items()},
         whole=whole,
     )
-
-
-def value_of(parts: Mapping[str, float], weights: Mapping[str, float]) -> float:
-    """The weighted mean over tasks."""
-    return total_of(weights[task] * part for task, part in parts.items()) / total_of(weights[task] for task in parts)

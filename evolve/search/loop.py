@@ -15,7 +15,6 @@ from functools import partial
 from itertools import count
 
 from evolve.optimizers.optimizer import Optimizer, Problem, Steady
-from evolve.search.candidates import value_of
 from evolve.search.descent import FRUITLESS, Descent, Reached, Remember
 from evolve.search.opening import best_model, nothing_scored, opening
 from evolve.search.spread import between, leanings, leant_to, middle
@@ -24,6 +23,7 @@ from evolve.search.stream import Stream
 from evolve.search.study import SEARCH, Spent, Study, proposal
 from evolve.search.worth import champions
 from evolve.trial import Point, Trial
+from tasks.objective import weighted_mean
 
 GRADIENT = "gradient"  # the origin of points that a climb came to
 LEANING = "leaning gradient"  # likewise, where it leant towards one task
@@ -88,7 +88,7 @@ def around_best(begin: Problem, starts: Sequence[Trial], study: Study, standing:
     if best is None or there is None:
         return problem
     weights = study.objective.weights
-    if value_of(there.parts, weights) + there.standard_error < value_of(best.parts, weights):
+    if weighted_mean(there.parts, weights) + there.standard_error < weighted_mean(best.parts, weights):
         return problem
     return replace(problem, mean=there.point, deviations=(NEAR,) * len(begin.genes))
 
@@ -99,7 +99,7 @@ def leads(study: Study) -> bool:
     if pair is None:
         return False
     searched, plain = pair
-    return value_of(searched.parts, weights) - value_of(plain.parts, weights) > searched.standard_error
+    return weighted_mean(searched.parts, weights) - weighted_mean(plain.parts, weights) > searched.standard_error
 
 
 def scored(points: Sequence[Point], study: Study, standing: Standing, origin: str) -> list[Trial]:

@@ -21,13 +21,13 @@ from evolve.search.baselines import (
     opening_merges,
     start_name,
 )
-from evolve.search.candidates import value_of
 from evolve.search.study import Proposal, Study
 from evolve.statistics.normalisation import gaps
 from evolve.trial import Point, Trial
 from search_spaces.depth import Family
 from search_spaces.mixture import mixture_point
 from search_spaces.space import SearchSpace
+from tasks.objective import weighted_mean
 
 START = "start: "  # how the origins of all these begin
 EDIT = "edit: "  # and those of edits of the order of layers, which nobody makes by hand
@@ -111,7 +111,7 @@ def most_candidates(space: SearchSpace) -> int:
 def best_place(study: Study, places: Mapping[int, Point | None]) -> Point | None:
     """Where the best of these trials lies, by id, of those that lie somewhere and were scored whole."""
     known = [trial for trial in study.trials if places.get(trial.id) and trial.whole and trial.failure is None]
-    best = max(known, key=lambda trial: value_of(trial.parts, study.objective.weights), default=None)
+    best = max(known, key=lambda trial: weighted_mean(trial.parts, study.objective.weights), default=None)
     return places[best.id] if best is not None else None
 
 
@@ -163,7 +163,7 @@ def greedy_soup(
     models = {trial.id: model for trial, model in zip(sources, family.sources, strict=True)}
 
     def value(trial: Trial) -> float:
-        return value_of(trial.parts, study.objective.weights)
+        return weighted_mean(trial.parts, study.objective.weights)
 
     ranked = sorted((each for each in sources if each.failure is None), key=lambda each: (-value(each), each.id))
     if not ranked:

@@ -9,11 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from evolve.search.candidates import value_of
 from evolve.search.opening import BASE
 from evolve.statistics.floors import violation
 from evolve.trial import Observation, Trial
-from tasks.objective import Objective
+from tasks.objective import Objective, weighted_mean
 
 Floors = Mapping[str, float]  # task -> how far its metric may fall below the base's
 NO_FLOORS: Floors = {}
@@ -80,7 +79,7 @@ class Standing:
         return {task: 0.0 if worst == float("inf") else worst for task, worst in self._worst.items()}
 
     def _value(self, trial: Trial) -> float:
-        return value_of(trial.parts, self._objective.weights)
+        return weighted_mean(trial.parts, self._objective.weights)
 
     def _miss(self, trial: Trial) -> float:
         if not self._floors or self._base is None:

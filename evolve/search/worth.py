@@ -12,13 +12,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from evolve.search.candidates import candidate_of, value_of
+from evolve.search.candidates import candidate_of
 from evolve.search.draws import Draws, Only
 from evolve.search.opening import START
 from evolve.search.study import Study
 from evolve.statistics.paired import standard_error
 from evolve.trial import Failure, Job, Trial
-from tasks.objective import Objective, Utilities, differences, mean_over_tasks
+from tasks.objective import Objective, Utilities, differences, mean_over_tasks, weighted_mean
 
 FIRST = 30  # whole candidates' documents before the first question
 EVERY = 4  # and between two
@@ -104,7 +104,7 @@ class Worth:
 def champions(trials: Sequence[Trial], objective: Objective) -> tuple[Trial, Trial] | None:
     """The best that was searched, and the best of what the search began with; None where either is missing."""
     whole = [trial for trial in trials if trial.whole and trial.failure is None]
-    ranked = sorted(whole, key=lambda trial: (-value_of(trial.parts, objective.weights), trial.id))
+    ranked = sorted(whole, key=lambda trial: (-weighted_mean(trial.parts, objective.weights), trial.id))
     searched = next((trial for trial in ranked if not trial.origin.startswith(START)), None)
     plain = next((trial for trial in ranked if trial.origin.startswith(START)), None)
     return (searched, plain) if searched is not None and plain is not None else None

@@ -14,7 +14,7 @@ from evolve.report.markdown import headline, where
 from evolve.storage.ledger import SEARCH_ENDED, START, Ledger
 from evolve.trial import Trial
 from evolve.watching.pace import Pace, pace_of
-from tasks.objective import total_of
+from tasks.objective import weighted_mean
 
 PLACEMENT = (
     "placement"  # the ledger's attribute: [{"node": ..., "workers": n, "threads": t, "gpus": g}, ...], "": nowhere
@@ -104,7 +104,7 @@ def best_of(trials: Sequence[Trial], weights: Mapping[str, float] | None) -> Tri
     def value(trial: Trial) -> float:
         if not trial.parts or weights is None:
             return trial.value or 0.0
-        return total_of(weights[task] * part for task, part in trial.parts.items()) / total_of(weights.values())
+        return weighted_mean(trial.parts, weights)
 
     scored = [trial for trial in trials if trial.value is not None and trial.whole]
     return max(scored, key=value, default=None) if weights is not None else None
