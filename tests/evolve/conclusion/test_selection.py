@@ -192,3 +192,20 @@ def test_a_lucky_candidate_does_not_stand_before_what_rests_on_many() -> None:
     assert first_of(found, climbed, start, chances=(0.515, 0.5, 0.51)) == found.name  # worse than a baseline
     assert first_of(climbed, start, chances=(0.5, 0.51)) == start.name
     assert first_of(found, finalist(0.5), chances=(0.5025, 0.5)) == found.name
+
+
+def test_of_equal_finalists_the_better_on_the_search_documents_stands_first() -> None:
+    """Also where the equality is one but for rounding, the sums being of other tasks' parts."""
+    objective = Objective(tuple(Goal(task, "acc,none", 1.0, True) for task in "abc"))
+
+    def scored_on(right: Sequence[int]) -> Score:
+        rows = {task: [float(i < n) for i in range(100)] for task, n in zip("abc", right, strict=True)}
+        return Score({task: {"acc,none": dict(enumerate(its))} for task, its in rows.items()}, {})
+
+    plain = replace(finalist(0.1), search=0.82, kind="start")
+    climbed = replace(finalist(0.2), search=0.86, kind="climbed")
+    for first, second in (((65, 90, 100), (62, 93, 100)), ((62, 93, 100), (65, 90, 100)), ((1, 2, 30), (10, 20, 3))):
+        told = Told({plain.recipe.digest: scored_on(first), climbed.recipe.digest: scored_on(second)})
+        for finalists in ((plain, climbed), (climbed, plain)):
+            selection = select(finalists, objective, told, lambda _: None)
+            assert [each.name for each in selection.ranked] == [climbed.name, plain.name]
