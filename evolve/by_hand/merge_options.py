@@ -105,7 +105,7 @@ def _refuse(given: Mapping[str, Any]) -> None:
     if not given["safe_serialization"]:
         raise ConfigError(
             "--no-safe-serialization: pickled weights are not written, as reading them can run code; leave the option"
-            " away"
+            " out"
         )
     if given["lora_merge_dtype"] is not None:  # adapters are always applied in float32
         _dtype("--lora-merge-dtype", given["lora_merge_dtype"])

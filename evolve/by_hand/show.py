@@ -28,8 +28,9 @@ def methods() -> Iterable[str]:
     from engine.methods import METHODS
 
     for name, method in METHODS.items():
-        most = method.inputs[1]
-        count = "any number of models" if most is None else f"{most} model" + "s" * (most > 1)
+        fewest, most = method.inputs
+        some = "any number of models" if fewest == 1 else f"{fewest} models or more"
+        count = some if most is None else f"{most} model" + "s" * (most > 1)
         base = {"required": " and a base", "optional": ", with or without a base", "ignored": ""}[method.base]
         yield f"{name}: {count}{base} ({method.paper})"
         for parameter in method.parameters:

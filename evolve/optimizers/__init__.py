@@ -20,14 +20,14 @@ OPTIMIZERS: dict[str, Row] = {
     "tpe": Row(
         sampler.tpe,
         sampler.default_population,
-        "Optuna's tree-structured Parzen estimator: spaces made of choices, several objectives",
+        "Optuna's tree-structured Parzen estimator: spaces made of choices",
         several=True,
         steady=sampler.alone,
     ),
     "gp": Row(
         sampler.gp,
         sampler.default_population,
-        "Optuna's Gaussian process: up to about 20 genes and 100 candidates, several objectives",
+        "Optuna's Gaussian process: up to about 20 genes and 100 candidates",
         several=True,
         steady=sampler.alone,
     ),

@@ -165,9 +165,9 @@ def remedy(told: str, url: str) -> str:
     if any(words in told.lower() for words in ("is full", "no space left", "quota exceeded", "could not extend file")):
         return "free disk space there, then run the same command again"
     if url.startswith("mysql") and "No module named" in told:
-        return "install the driver (pip install merge-evolve[mysql])"
+        return "install the driver (pip install 'pymysql[rsa]')"
     if url.startswith("postgres") and "No module named" in told:
-        return "install the driver (pip install merge-evolve[postgres])"
+        return "install the driver (pip install psycopg2-binary)"
     return "check that it can be reached and written, then run the same command again"
 
 

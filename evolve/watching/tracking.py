@@ -54,7 +54,7 @@ def problem_of(name: str) -> str | None:
     except Exception as error:  # a library's own troubles as well
         return (
             f"its library cannot be imported ({' '.join(str(error).split())[:200]}); "
-            f"pip install 'merge-evolve[{name}]', or leave it out"
+            f"pip install {name}, or leave it out"
         )
     return row.lacking()
 

@@ -187,7 +187,10 @@ def main() -> None:
         "Made by `report.py` from `raw/`. Scores and points are hundredths; in brackets 95 % bootstrap intervals over"
         "\nseeds. `points`: over the best of base, sources, untuned and tuned plain merges on the same documents."
         "\n`regret`: 0 is the reference, 1 that best; then its mean over that of mergekit-evolve's better variant, and"
-        "\nthe difference to that."
+        "\nthe difference to that. `claims, true`: reports that claim a gain over all that they compared with, and"
+        "\nhow many of these winners are also above the best without a search of this page, whose merges were tuned"
+        "\nwith the whole budget each; whether reports are right about what they compared is in stated.json. Seeds:"
+        "\nthose for which all tuned merges have been run, where any have."
     )
     (HERE / "tables.md").write_text("\n\n".join(["# Tables", notes, *tables]) + "\n")
 
