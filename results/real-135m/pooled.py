@@ -21,9 +21,11 @@ from run import HERE, prepared, run_folder
 
 from engine.recipe import Recipe
 from evolve.conclusion.finalists import opening_recipes
+from evolve.conclusion.verdict import others
 from evolve.config.search_yaml import load_config
 from evolve.preparation.belonging import storage_url
 from evolve.preparation.setting import Setting
+from evolve.search.baselines import model_recipes
 from evolve.storage.items import Items
 from evolve.storage.ledger import Ledger
 from evolve.trial import Failure, Job
@@ -40,7 +42,7 @@ def rows_of(setting: Setting, folder: Path, seed: int) -> dict[str, Recipe]:
     """The winner, the baselines and the peers by name."""
     rows = {WINNER: Recipe.from_yaml((folder / "best.yaml").read_text())}
     trials = Ledger(storage_url(setting.config), setting.config.name, must_exist=True).trials()
-    plain = opening_recipes(trials, setting.space)
+    plain = model_recipes(setting.family) | others(setting.family, opening_recipes(trials, setting.space))
     soups = {name: recipe for name, recipe in plain.items() if name.startswith(SOUP)}
     rows |= {name: recipe for name, recipe in plain.items() if name not in soups}
     rows |= {SOUP: soups[max(soups)]} if soups else {}
@@ -68,6 +70,16 @@ def answers_of(setting: Setting, rows: Mapping[str, Recipe]) -> Answers:
             for task, measure in goals.items()
         }
     return found
+
+
+def packed(answers: Answers) -> dict[str, dict[str, str]]:
+    """By task the documents, and of every row a digit for each of them."""
+    documents = {task: " ".join(its) for task, its in answers[WINNER].items()}
+    rows = {
+        name: {task: "".join(str(its[each]) for each in documents[task].split()) for task, its in own.items()}
+        for name, own in answers.items()
+    }
+    return {"documents": documents, **rows}
 
 
 def mean_of(answers: Mapping[str, Mapping[str, int]]) -> float:
@@ -119,7 +131,7 @@ def main() -> None:
         os.chdir(prepared(family, work, seed))
         setting = Setting(load_config(Path("search.yaml")))
         seeds[str(seed)] = answers_of(setting, rows_of(setting, run_folder(Path.cwd()), seed))
-    (HERE / "answers.json").write_text(json.dumps(seeds) + "\n")
+    (HERE / "answers.json").write_text(json.dumps({seed: packed(answers) for seed, answers in seeds.items()}) + "\n")
     (HERE / "pooled.md").write_text(f"Made by `pooled.py` from answers.json.\n\n{table(seeds)}\n")
 
 
