@@ -137,7 +137,11 @@ def ranked(
     found = [each for each in found if math.isfinite(each.selection)]
     if not found:
         raise RunError("the finalists: none could be scored on the selection documents; run the same command again")
-    return sorted(found, key=lambda each: (each.violation, -each.selection, -(each.search or 0.0)))
+
+    def rank(each: Finalist) -> tuple[float, float, float]:
+        return each.violation, -each.selection, math.inf if each.search is None else -each.search
+
+    return sorted(found, key=rank)
 
 
 def said(done: Callable[[str], None]) -> Callable[[str], None]:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from evolve.errors import RunError
+from evolve.errors import EvolveError
 from evolve.preparation.belonging import MARK, OWN
 from evolve.watching.run_state import State, as_data
 
@@ -15,13 +16,16 @@ Look = Callable[[Path], State]
 
 def runs_in(folder: Path) -> list[Path]:
     """The runs' folders in it, by name; none where it is a run itself."""
-    if not folder.is_dir() or is_run(folder):
+    if is_run(folder):
         return []
-    return sorted(each for each in folder.iterdir() if is_run(each))
+    try:
+        return sorted(each for each in folder.iterdir() if is_run(each))
+    except OSError:  # no folder, or one that cannot be looked into: whoever reads a run there says so
+        return []
 
 
 def is_run(folder: Path) -> bool:
-    return any((folder / name).is_file() for name in (MARK, OWN))
+    return any(os.path.isfile(folder / name) for name in (MARK, OWN))  # it raises nothing
 
 
 def listed(runs: list[Path], look: Look) -> list[str]:
@@ -37,7 +41,7 @@ def listed_data(runs: list[Path], look: Look) -> list[dict[str, Any]]:
     for each in runs:
         try:
             found.append(as_data(look(each)))
-        except RunError as error:
+        except EvolveError as error:
             found.append({"folder": str(each), "error": str(error)})
     return found
 
@@ -45,7 +49,7 @@ def listed_data(runs: list[Path], look: Look) -> list[dict[str, Any]]:
 def told(run: Path, look: Look) -> tuple[str, str, str]:
     try:
         state = look(run)
-    except RunError as error:
+    except EvolveError as error:
         return "", "", f"cannot be read: {error}"
     best = "" if state.best is None else f"best {state.figures.trial(state.best)}"
     return f"{len(state.trials)} of {state.config.search.trials} candidates", best, standing(state)

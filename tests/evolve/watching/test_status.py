@@ -69,6 +69,7 @@ def test_a_folder_of_runs_has_a_line_for_each(config: SearchConfig, capsys: pyte
     broken = config.folder.parent / "broken"
     broken.mkdir()
     (broken / "study.db").write_bytes(b"no database")
+    (broken / "search.yaml").write_text("name: [")
     (config.folder.parent / "no run").mkdir()
     with sole_driver(config):
         status(config.folder.parent)
@@ -76,7 +77,7 @@ def test_a_folder_of_runs_has_a_line_for_each(config: SearchConfig, capsys: pyte
     *shown, data = capsys.readouterr().out.splitlines()
     assert [line.split("  ")[0] for line in shown] == ["broken", "run"]
     assert "cannot be read" in shown[0]
-    assert "search.yaml" in shown[0]
+    assert "not valid YAML" in shown[0]
     assert "5 of 200 candidates  best -20.0 ± 1.0  at work: process" in shown[1]
     first, second = json.loads(data)
     assert set(first) == {"folder", "error"}
