@@ -30,27 +30,31 @@ def is_run(folder: Path) -> bool:
 
 def listed(runs: list[Path], look: Look) -> list[str]:
     """A line a run: its folder, how far it is, its best candidate and whether anybody is at work."""
-    rows = [(each.name, *told(each, look)) for each in runs]
+    rows = [(each.name, *told(seen(each, look))) for each in runs]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return ["  ".join(part.ljust(width) for part, width in zip(row, widths, strict=True)).rstrip() for row in rows]
 
 
 def listed_data(runs: list[Path], look: Look) -> list[dict[str, Any]]:
     """The same for machines: what `evolve status --json` says of each, or why it cannot be read."""
-    found = []
-    for each in runs:
-        try:
-            found.append(as_data(look(each)))
-        except EvolveError as error:
-            found.append({"folder": str(each), "error": str(error)})
-    return found
+    states = [(each, seen(each, look)) for each in runs]
+    return [
+        as_data(state) if isinstance(state, State) else {"folder": str(each), "error": str(state)}
+        for each, state in states
+    ]
 
 
-def told(run: Path, look: Look) -> tuple[str, str, str]:
+def seen(run: Path, look: Look) -> State | EvolveError:
+    """Where a run stands, or why that cannot be read."""
     try:
-        state = look(run)
+        return look(run)
     except EvolveError as error:
-        return "", "", f"cannot be read: {error}"
+        return error
+
+
+def told(state: State | EvolveError) -> tuple[str, str, str]:
+    if not isinstance(state, State):
+        return "", "", f"cannot be read: {state}"
     best = "" if state.best is None else f"best {state.figures.trial(state.best)}"
     return f"{len(state.trials)} of {state.config.search.trials} candidates", best, standing(state)
 

@@ -8,7 +8,6 @@ candidates of 100 documents a task, the layers in three groups. What stands ther
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import sys
@@ -17,7 +16,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from run import HERE, prepared
+from run import HERE, options, prepared
 
 sys.path.insert(0, str(HERE.parent / "search"))
 from arena import Answers, Arena
@@ -52,11 +51,8 @@ class Real(Arena):
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("family", type=Path)
-    parser.add_argument("--work", type=Path, required=True)
+    parser = options(__doc__)
     parser.add_argument("--arms", nargs="+", default=list(PEERS), choices=PEERS)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     arguments = parser.parse_args()
     family, work = arguments.family.resolve(), arguments.work.resolve()
     for arm in arguments.arms:

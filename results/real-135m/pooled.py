@@ -9,7 +9,6 @@ intervals are of documents drawn anew, each with what all seeds found on it.
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 from collections.abc import Mapping
@@ -17,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 from peers import PEERS
-from run import HERE, prepared, run_folder
+from run import HERE, options, prepared, run_folder
 
 from engine.recipe import Recipe
 from evolve.conclusion.finalists import opening_recipes
@@ -120,11 +119,7 @@ def table(seeds: Mapping[str, Answers]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("family", type=Path)
-    parser.add_argument("--work", type=Path, required=True)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    arguments = parser.parse_args()
+    arguments = options(__doc__).parse_args()
     family, work = arguments.family.resolve(), arguments.work.resolve()
     seeds: dict[str, Answers] = {}
     for seed in arguments.seeds:

@@ -20,6 +20,15 @@ HERE = Path(__file__).resolve().parent
 KEPT = ("report.md", "best.yaml", "trials.csv", "environment.json")
 
 
+def options(told: str) -> argparse.ArgumentParser:
+    """What all scripts of this folder are asked with."""
+    parser = argparse.ArgumentParser(description=told, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("family", type=Path)
+    parser.add_argument("--work", type=Path, required=True)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    return parser
+
+
 def prepared(family: Path, work: Path, seed: int) -> Path:
     """The folder that a seed's search runs in, with its search.yaml."""
     folder = work / f"seed-{seed}"
@@ -37,11 +46,7 @@ def run_folder(folder: Path) -> Path:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("family", type=Path)
-    parser.add_argument("--work", type=Path, required=True)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    arguments = parser.parse_args()
+    arguments = options(__doc__).parse_args()
     for seed in arguments.seeds:
         folder = prepared(arguments.family, arguments.work, seed)
         subprocess.run([sys.executable, "-m", "evolve", "run", "search.yaml"], cwd=folder, check=True)
