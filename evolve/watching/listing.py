@@ -25,7 +25,9 @@ def runs_in(folder: Path) -> list[Path]:
 
 
 def is_run(folder: Path) -> bool:
-    return any(os.path.isfile(folder / name) for name in (MARK, OWN))  # it raises nothing
+    """Whether a search was begun there; a ledger.json alone may be anybody's."""
+    there = [os.path.isfile(folder / name) for name in ("search.yaml", MARK, OWN)]  # it raises nothing
+    return there[0] and any(there[1:])
 
 
 def listed(runs: list[Path], look: Look) -> list[str]:
